@@ -1,0 +1,1 @@
+"""Benchmarks: real runs that write docs/benchmarks/<area>.json."""

@@ -1,0 +1,1 @@
+"""Device plane: how a Jetson joins, serves and keeps learning."""

@@ -1,0 +1,1 @@
+"""Control plane: command line, settings, cohorts, Ray session and placement, tracking."""

@@ -1,0 +1,1 @@
+"""Cohorts: recordings in, WebDataset shards out."""

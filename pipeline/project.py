@@ -1,0 +1,67 @@
+"""Where things lie in a project: one place for every path that more than one module names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Project:
+    """A checkout: the folder that holds ``params.yaml`` and ``dvc.yaml``."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, start: Path | None = None) -> Project:
+        """The nearest folder at or above ``start`` (default: the working folder) that holds both files."""
+        here = (start or Path.cwd()).resolve()
+        for folder in (here, *here.parents):
+            if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
+                return cls(folder)
+        raise SettingsError(f"{here}: no params.yaml with a dvc.yaml here or above. Run the command inside an edgealign project.")
+
+    @property
+    def private(self) -> Path:
+        """State of this checkout that is neither data nor result: tracking store, spool, Ray session."""
+        return self.root / ".edgealign"
+
+    @property
+    def encoder(self) -> Path:
+        return self.root / "models" / "encoder"
+
+    @property
+    def llm(self) -> Path:
+        return self.root / "models" / "llm"
+
+    @property
+    def base_adapter(self) -> Path:
+        return self.root / "artifacts" / "adapters" / "base"
+
+    @property
+    def base_inputs(self) -> Path:
+        return self.root / "artifacts" / "base_inputs.json"
+
+    @property
+    def summary(self) -> Path:
+        return self.root / "metrics" / "summary.json"
+
+    def cohort(self, name: str) -> Path:
+        """Folder of a cohort's shards and its cohort.yaml."""
+        return self.root / "data" / "cohorts" / name
+
+    def features(self, cohort: str) -> Path:
+        """Folder of one Parquet file a shard."""
+        return self.root / "artifacts" / "features" / cohort
+
+    def labels(self, cohort: str) -> Path:
+        return self.root / "artifacts" / "labels" / f"{cohort}.parquet"
+
+    def adapters(self, cohort: str) -> Path:
+        """Folder of one folder a user."""
+        return self.root / "artifacts" / "adapters" / cohort
+
+    def metrics(self, cohort: str) -> Path:
+        return self.root / "metrics" / f"{cohort}.json"

