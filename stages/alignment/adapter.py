@@ -1,0 +1,155 @@
+"""Adapters on disk: ``adapter.safetensors`` and ``adapter.json``. No pickle is written or read.
+
+A base adapter holds a whole BridgeFormer. A personal adapter holds a change of one base, named by the base's hash, in the
+form of its method: ``shira`` sparse values, ``lora`` two low-rank factors, ``full`` the dense difference.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from torch import Tensor
+
+from stages.alignment import sparse
+from stages.alignment.bridgeformer import BridgeFormer, BridgeFormerConfig
+from stages.alignment.vocabulary import Vocabulary
+from stages.atomic import atomic_folder, sha256_file, write_json
+from stages.errors import InputError
+
+FORMAT = 1
+
+
+@dataclass
+class AdapterRecord:
+    """What ``adapter.json`` says of an adapter."""
+
+    kind: str  # "base" or "personal"
+    method: str  # "embedlink" for a base; "shira", "lora" or "full" for a personal adapter
+    bridge: dict[str, Any]  # BridgeFormerConfig
+    encoder: str  # name and weight hash
+    llm: str  # name and weight hash
+    vocabulary: list[int]  # token ids of the LLM
+    base_sha256: str | None = None  # of the base's adapter.safetensors
+    weights_sha256: str = ""  # of this adapter.safetensors; set when saved
+    cohort: str | None = None
+    user: str | None = None
+    train_utterances: list[str] = field(default_factory=list)
+    held_out_utterances: list[str] = field(default_factory=list)
+    data_md5: str | None = None  # DVC's md5 of data/
+    git_commit: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    device: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+def save(folder: Path, tensors: dict[str, np.ndarray], record: AdapterRecord) -> AdapterRecord:
+    """Write an adapter's folder, whole or not at all, and return the record with its weights' hash."""
+    with atomic_folder(folder) as temporary:
+        save_file(
+            {name: np.ascontiguousarray(value) for name, value in tensors.items()}, temporary / "adapter.safetensors"
+        )
+        record.weights_sha256 = sha256_file(temporary / "adapter.safetensors")
+        write_json(temporary / "adapter.json", asdict(record))
+    return record
+
+
+def read_record(folder: Path) -> AdapterRecord:
+    """The adapter's record. Raises InputError where it is missing or not readable; tolerates newer keys with a warning."""
+    path = Path(folder) / "adapter.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no adapter there. Run `dvc repro` to train it.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error}). Delete the folder and run `dvc repro`.") from error
+    known = {item.name for item in fields(AdapterRecord)}
+    newer = sorted(set(content) - known)
+    if newer:
+        warnings.warn(f"{path}: written by a newer edgealign; ignored: {', '.join(newer)}", stacklevel=2)
+    try:
+        return AdapterRecord(**{key: value for key, value in content.items() if key in known})
+    except TypeError as error:
+        raise InputError(f"{path}: lacks a field ({error}). Delete the folder and run `dvc repro`.") from error
+
+
+def read_tensors(folder: Path, record: AdapterRecord) -> dict[str, np.ndarray]:
+    """The adapter's tensors, checked against the hash in its record."""
+    path = Path(folder) / "adapter.safetensors"
+    if not path.is_file():
+        raise InputError(f"{path}: not there. Delete the folder and run `dvc repro`.")
+    found = sha256_file(path)
+    if found != record.weights_sha256:
+        raise InputError(
+            f"{path}: its hash is {found[:12]}…, adapter.json says {record.weights_sha256[:12]}…: it was changed or cut off. "
+            "Delete the folder and run `dvc repro`, or pull it again."
+        )
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a safetensors file ({error}). Delete the folder and run `dvc repro`.") from error
+
+
+def save_base(folder: Path, bridge: BridgeFormer, record: AdapterRecord) -> AdapterRecord:
+    """Write a base adapter in float32, so that every personal change refers to the same bits."""
+    return save(folder, {name: value.detach().float().numpy() for name, value in bridge.state_dict().items()}, record)
+
+
+def load_base(folder: Path) -> tuple[BridgeFormer, Vocabulary, AdapterRecord]:
+    """A base adapter, in evaluation mode."""
+    record = read_record(folder)
+    if record.kind != "base":
+        raise InputError(f"{folder}: holds a {record.kind} adapter, needed a base adapter")
+    bridge = BridgeFormer(BridgeFormerConfig(**record.bridge))
+    bridge.load_state_dict({name: torch.from_numpy(value) for name, value in read_tensors(folder, record).items()})
+    return bridge.eval(), Vocabulary(tuple(record.vocabulary)), record
+
+
+def pack_sparse(update: dict[str, tuple[Tensor, Tensor]]) -> dict[str, np.ndarray]:
+    """Layer -> (flat indices, values) as the tensors of a compact sparse adapter."""
+    tensors = {}
+    for layer, (indices, values) in update.items():
+        tensors[f"{layer}.gaps"], tensors[f"{layer}.values"] = sparse.encode(indices, values)
+    return tensors
+
+
+def apply_update(bridge: BridgeFormer, tensors: dict[str, np.ndarray], method: str) -> None:
+    """Add a personal change to ``bridge`` in place. Raises InputError where it does not fit the base."""
+    parameters = dict(bridge.named_parameters())
+    layers = sparse.linear_weights(bridge)
+    for name, value in tensors.items():
+        owner, _, part = name.rpartition(".")
+        with torch.no_grad():
+            if method == "shira" and part == "gaps" and owner in layers:
+                indices, values = sparse.decode(value, tensors[f"{owner}.values"])
+                if len(indices) and int(indices[-1]) >= layers[owner].numel():
+                    raise InputError(f"{owner}: index {int(indices[-1])} lies outside the layer: made for another base")
+                layers[owner].view(-1).index_add_(0, indices, values)
+            elif method == "lora" and part == "down" and owner in layers:
+                up = torch.from_numpy(tensors[f"{owner}.up"].astype(np.float32))
+                layers[owner].add_(up @ torch.from_numpy(value.astype(np.float32)))
+            elif method == "full" and name in parameters:
+                parameters[name].add_(torch.from_numpy(value.astype(np.float32)))
+            elif part not in ("values", "up"):
+                raise InputError(f"{name}: no such layer in the base: the adapter was made for another base")
+
+
+def load_personal(folder: Path, base_folder: Path) -> tuple[BridgeFormer, Vocabulary, AdapterRecord]:
+    """A personal adapter merged into its base, in evaluation mode. Raises InputError where the base is another one."""
+    bridge, _, base_record = load_base(base_folder)
+    record = read_record(folder)
+    if record.base_sha256 != base_record.weights_sha256:
+        raise InputError(
+            f"{folder}: made for the base {str(record.base_sha256)[:12]}…, but {base_folder} holds "
+            f"{base_record.weights_sha256[:12]}…. Run `dvc repro` to train it on this base."
+        )
+    apply_update(bridge, read_tensors(folder, record), record.method)
+    return bridge.eval(), Vocabulary(tuple(record.vocabulary)), record

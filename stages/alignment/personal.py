@@ -1,0 +1,163 @@
+"""Personal adapters: a small change of a base adapter, learned in seconds from a few utterances of one user.
+
+Three methods, all through PEFT: ``shira`` changes a chosen 1 to 2 % of the linear weights (SHiRA, Bhardwaj et al., 2024,
+with the mask computed from the user's own utterances), ``lora`` adds a low-rank product, ``full`` changes everything.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, ShiraConfig, get_peft_model
+from peft.tuners.shira.layer import ShiraLayer
+from torch import Tensor, nn
+
+from stages.alignment import sparse
+from stages.alignment.adapter import pack_sparse
+from stages.alignment.bridgeformer import BridgeFormer
+from stages.alignment.embedlink import EmbedLink
+from stages.alignment.trainer import Example, alignment_loss, collate
+
+ADAPTER = "personal"
+
+
+@dataclass(frozen=True)
+class PersonalConfig:
+    """How a personal adapter is trained; fields as in ``params.yaml``."""
+
+    method: str = "shira"
+    density: float = 0.01
+    mask: str = "gradient"
+    lora_rank: int = 8
+    steps: int = 40
+    batch_size: int = 8
+    learning_rate: float = 3e-3
+    clip: float = 1.0
+    embedding_weight: float = 0.1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class PersonalResult:
+    """A trained change, ready to be saved, and what it took."""
+
+    tensors: dict[str, np.ndarray]
+    trainable_parameters: int
+    density: float  # share of the base's weights that change
+    seconds: float
+    curve: list[tuple[int, float]] = field(default_factory=list)  # (step, loss)
+
+
+def user_loss(bridge: BridgeFormer, link: EmbedLink, examples: Sequence[Example], embedding_weight: float) -> Tensor:
+    """The loss over all of a user's examples in one batch."""
+    frames, lengths, targets = collate(examples)
+    return alignment_loss(bridge, link, frames, lengths, targets, embedding_weight)
+
+
+def attach_sparse(bridge: BridgeFormer, chosen: dict[str, Tensor]) -> PeftModel:
+    """Wrap ``bridge`` with SHiRA layers that train exactly the chosen flat indices of each layer.
+
+    PEFT gives every layer r (in + out) weights. A mask over all layers together gives each layer as many as it deserves,
+    so the layer's vector and indices are set to the chosen ones after PEFT has made the layer.
+    """
+    config = ShiraConfig(r=1, target_modules=list(chosen))
+    model = get_peft_model(bridge, config, adapter_name=ADAPTER)
+    for name, layer in model.get_base_model().named_modules():
+        if isinstance(layer, ShiraLayer):
+            width = layer.get_base_layer().weight.shape[1]
+            flat = chosen[name]
+            layer.shira_indices[ADAPTER] = torch.stack([flat // width, flat % width]).int()
+            layer.shira_weight[ADAPTER] = nn.Parameter(torch.zeros(len(flat)))
+    return model
+
+
+def personalize(
+    base: BridgeFormer, link: EmbedLink, examples: Sequence[Example], config: PersonalConfig
+) -> PersonalResult:
+    """Learn one user's change of ``base``; ``base`` itself is left as it is.
+
+    Dropout is off: with about ten utterances, the few weights that may move are regularisation enough.
+    """
+    start = time.perf_counter()
+    torch.manual_seed(config.seed)
+    bridge = copy.deepcopy(base).eval()
+    total = sum(parameter.numel() for parameter in bridge.parameters())
+    before = {name: value.detach().clone() for name, value in bridge.named_parameters()}
+    if config.method == "shira":
+        scores = sparse.weight_scores(
+            bridge, config.mask, lambda: user_loss(bridge, link, examples, config.embedding_weight), config.seed
+        )
+        model: PeftModel | None = attach_sparse(
+            bridge, sparse.choose_weights(scores, max(1, round(config.density * total)))
+        )
+    elif config.method == "lora":
+        targets = list(sparse.linear_weights(bridge))
+        lora = LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=targets, lora_dropout=0.0)
+        model = get_peft_model(bridge, lora, adapter_name=ADAPTER)
+    elif config.method == "full":
+        model = None
+    else:
+        raise ValueError(f"method {config.method!r} is not known: shira, lora or full")
+    trained = model.get_base_model() if model is not None else bridge
+    parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
+    curve = _train(trained, link, examples, parameters, config)
+    tensors = _extract(trained, before, config.method)
+    trainable = sum(parameter.numel() for parameter in parameters)
+    return PersonalResult(tensors, trainable, trainable / total, time.perf_counter() - start, curve)
+
+
+def _train(
+    bridge: nn.Module,
+    link: EmbedLink,
+    examples: Sequence[Example],
+    parameters: list[nn.Parameter],
+    config: PersonalConfig,
+) -> list[tuple[int, float]]:
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=config.learning_rate, total_steps=config.steps + 1, pct_start=0.1
+    )
+    generator = np.random.default_rng(config.seed)
+    curve = []
+    queue: list[int] = []
+    for step in range(config.steps):
+        if len(queue) < min(config.batch_size, len(examples)):
+            queue += generator.permutation(len(examples)).tolist()
+        batch = [queue.pop(0) for _ in range(min(config.batch_size, len(examples)))]
+        loss = user_loss(bridge, link, [examples[index] for index in batch], config.embedding_weight)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, config.clip)
+        optimizer.step()
+        scheduler.step()
+        curve.append((step + 1, loss.item()))
+    return curve
+
+
+def _extract(bridge: nn.Module, before: dict[str, Tensor], method: str) -> dict[str, np.ndarray]:
+    """The trained change in the form of its method, as ``adapter.apply_update`` reads it."""
+    if method == "shira":
+        update = {}
+        for name, layer in bridge.named_modules():
+            if isinstance(layer, ShiraLayer):
+                rows, columns = layer.shira_indices[ADAPTER].long()
+                update[name] = (
+                    rows * layer.get_base_layer().weight.shape[1] + columns,
+                    layer.shira_weight[ADAPTER].detach(),
+                )
+        return pack_sparse(update)
+    if method == "lora":
+        tensors = {}
+        for name, layer in bridge.named_modules():
+            if hasattr(layer, "lora_A"):
+                scaling = layer.scaling[ADAPTER]
+                tensors[f"{name}.down"] = layer.lora_A[ADAPTER].weight.detach().numpy().astype(np.float16)
+                tensors[f"{name}.up"] = (scaling * layer.lora_B[ADAPTER].weight.detach()).numpy().astype(np.float16)
+        return tensors
+    after = dict(bridge.named_parameters())
+    return {name: (after[name].detach() - value).numpy().astype(np.float16) for name, value in before.items()}

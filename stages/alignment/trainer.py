@@ -1,0 +1,191 @@
+"""Training of a base adapter: epochs over stored frames, resumable, with no LLM and no encoder loaded.
+
+AdamW under a one-cycle rate, batches of similar length, gradient norm clipped. Every random choice of an epoch follows
+from (seed, epoch), so a run that resumes from ``Trainer.state`` goes on exactly as one that was never stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from stages.alignment.bridgeformer import BridgeFormer, BridgeFormerConfig
+from stages.alignment.embedlink import EmbedLink, ctc_loss, embedding_loss
+from stages.alignment.soft_tokens import ReadOut, read_out
+
+
+@dataclass(frozen=True)
+class Example:
+    """One utterance to learn from."""
+
+    utterance: str
+    frames: Tensor  # (T, F) float32
+    target: Tensor  # (N,) row indices
+    text: str
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a base adapter is trained."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float = 0.01
+    warm_up: float = 0.1  # share of all steps
+    clip: float = 1.0
+    embedding_weight: float = 0.1
+    seed: int = 0
+    time_masks: int = 2  # stretches of frames set to zero in each utterance, as in SpecAugment (Park et al., 2019)
+    time_mask_frames: int = 6
+    feature_masks: int = 2  # bands of encoder channels set to zero
+    feature_mask_width: int = 24
+
+
+def length_batches(lengths: Sequence[int], batch_size: int, generator: np.random.Generator) -> list[list[int]]:
+    """Indices in batches of similar length, in random order; lengths are jittered so that batches differ by epoch."""
+    jittered = np.asarray(lengths) * generator.uniform(0.85, 1.15, len(lengths))
+    order = np.argsort(jittered, kind="stable")
+    batches = [order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)]
+    generator.shuffle(batches)
+    return batches
+
+
+def collate(examples: Sequence[Example]) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Examples -> (B, T, F) zero-padded frames, (B,) frame counts, B targets."""
+    frames = pad_sequence([example.frames for example in examples], batch_first=True)
+    lengths = torch.tensor([len(example.frames) for example in examples])
+    return frames, lengths, [example.target for example in examples]
+
+
+def mask_frames(frames: Tensor, lengths: Tensor, config: TrainConfig, generator: np.random.Generator) -> Tensor:
+    """A copy of (B, T, F) frames with random stretches of time and bands of channels set to zero."""
+    if not config.time_masks and not config.feature_masks:
+        return frames
+    frames = frames.clone()
+    for index, length in enumerate(lengths.tolist()):
+        for _ in range(config.time_masks):
+            width = int(generator.integers(0, config.time_mask_frames + 1))
+            start = int(generator.integers(0, max(1, length - width)))
+            frames[index, start : start + width] = 0.0
+        for _ in range(config.feature_masks):
+            width = int(generator.integers(0, config.feature_mask_width + 1))
+            start = int(generator.integers(0, max(1, frames.shape[2] - width)))
+            frames[index, :, start : start + width] = 0.0
+    return frames
+
+
+class Trainer:
+    """One base training: a BridgeFormer, its optimiser and its place in the schedule."""
+
+    def __init__(
+        self, bridge_config: BridgeFormerConfig, config: TrainConfig, examples: Sequence[Example], rows: Tensor
+    ) -> None:
+        """``rows``: (V, D) unnormalised embedding rows that the examples' targets index."""
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.examples = list(examples)
+        self.bridge = BridgeFormer(bridge_config)
+        self.link = EmbedLink(rows)
+        self.epoch = 0
+        self.seconds = 0.0
+        self.optimizer = torch.optim.AdamW(
+            self.bridge.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        steps = config.epochs * max(1, -(-len(self.examples) // config.batch_size))
+        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, max_lr=config.learning_rate, total_steps=steps + 1, pct_start=config.warm_up
+        )
+
+    def run_epoch(self) -> float:
+        """Train one epoch; returns its mean loss and adds its time to ``seconds``."""
+        start = time.perf_counter()
+        generator = np.random.default_rng([self.config.seed, self.epoch])
+        torch.manual_seed(int(generator.integers(2**31)))
+        self.bridge.train()
+        losses = []
+        batches = length_batches([len(example.frames) for example in self.examples], self.config.batch_size, generator)
+        for batch in batches:
+            frames, lengths, targets = collate([self.examples[index] for index in batch])
+            frames = mask_frames(frames, lengths, self.config, generator)
+            losses.append(self._step(frames, lengths, targets))
+        self.epoch += 1
+        self.seconds += time.perf_counter() - start
+        return float(np.mean(losses))
+
+    def _step(self, frames: Tensor, lengths: Tensor, targets: list[Tensor]) -> float:
+        loss = alignment_loss(self.bridge, self.link, frames, lengths, targets, self.config.embedding_weight)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.bridge.parameters(), self.config.clip)
+        self.optimizer.step()
+        self.scheduler.step()
+        return loss.item()
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything needed to go on, as flat tensors (safetensors holds no pickles)."""
+        flat = {f"bridge.{name}": value.clone() for name, value in self.bridge.state_dict().items()}
+        for index, slots in self.optimizer.state_dict()["state"].items():
+            for name, value in slots.items():
+                flat[f"optimizer.{index}.{name}"] = torch.as_tensor(value).clone()
+        group = self.optimizer.param_groups[0]
+        progress = [self.epoch, self.scheduler.last_epoch, self.seconds, group["lr"], *group["betas"]]
+        flat["progress"] = torch.tensor(progress, dtype=torch.float64)
+        return flat
+
+    def load_state(self, flat: dict[str, Tensor]) -> None:
+        """Go on from a ``state`` of a trainer with the same configuration and examples."""
+        self.bridge.load_state_dict({key[7:]: value for key, value in flat.items() if key.startswith("bridge.")})
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, value in flat.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".")
+                slots.setdefault(int(index), {})[name] = value
+        state = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
+        epoch, position, self.seconds, rate, *betas = flat["progress"].tolist()
+        self.epoch, self.scheduler.last_epoch = int(epoch), int(position)
+        # the one-cycle schedule also moves the momentum
+        self.optimizer.param_groups[0].update(lr=rate, betas=tuple(betas))
+
+
+def alignment_loss(
+    bridge: BridgeFormer,
+    link: EmbedLink,
+    frames: Tensor,
+    lengths: Tensor,
+    targets: list[Tensor],
+    embedding_weight: float,
+) -> Tensor:
+    """CTC over the rows plus ``embedding_weight`` times the embedding term; shapes as in ``embedlink``."""
+    log_posteriors, vectors, counts = link.log_posteriors(bridge, frames, lengths)
+    loss = ctc_loss(log_posteriors, counts, targets)
+    if embedding_weight > 0.0:
+        loss = loss + embedding_weight * embedding_loss(vectors, log_posteriors, counts, targets, link.unit_rows)
+    return loss
+
+
+@torch.inference_mode()
+def read_out_all(
+    bridge: BridgeFormer, link: EmbedLink, frames: Sequence[Tensor], batch_size: int = 32
+) -> list[ReadOut]:
+    """Read-outs of utterances' (T, F) frames, in the order given; batched by length for speed."""
+    was_training = bridge.training
+    bridge.eval()
+    outputs: list[ReadOut | None] = [None] * len(frames)
+    order = sorted(range(len(frames)), key=lambda index: len(frames[index]))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        padded = pad_sequence([frames[index].float() for index in batch], batch_first=True)
+        lengths = torch.tensor([len(frames[index]) for index in batch])
+        log_posteriors, _, counts = link.log_posteriors(bridge, padded, lengths)
+        for place, index in enumerate(batch):
+            outputs[index] = read_out(log_posteriors[place, : int(counts[place])], link.rows)
+    bridge.train(was_training)
+    return [output for output in outputs if output is not None]

@@ -1,0 +1,46 @@
+"""A vocabulary: which rows of the LLM's embedding table a read-out may choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def token_ids(tokenizer: Any, text: str) -> list[int]:
+    """The LLM's own tokens of a normalised text, with the leading space that a word inside a sentence has."""
+    return tokenizer(" " + text, add_special_tokens=False)["input_ids"] if text else []
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Sorted token ids; row i of the vocabulary is token ``ids[i]``."""
+
+    ids: tuple[int, ...]
+    _places: dict[int, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_places", {token: place for place, token in enumerate(self.ids)})
+
+    @classmethod
+    def of_texts(cls, tokenizer: Any, texts: Iterable[str]) -> Vocabulary:
+        """Every token that occurs in ``texts``."""
+        return cls(tuple(sorted({token for text in texts for token in token_ids(tokenizer, text)})))
+
+    def grown(self, tokenizer: Any, texts: Iterable[str]) -> Vocabulary:
+        """This vocabulary and every token of ``texts``: more rows, no more parameters."""
+        return Vocabulary(tuple(sorted({*self.ids, *Vocabulary.of_texts(tokenizer, texts).ids})))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows_of(self, tokenizer: Any, text: str) -> Tensor:
+        """(N,) row indices of a text; raises KeyError for a token outside the vocabulary (grow it first)."""
+        return torch.tensor([self._places[token] for token in token_ids(tokenizer, text)], dtype=torch.long)
+
+    def text_of(self, tokenizer: Any, rows: Sequence[int]) -> str:
+        """The text that a sequence of rows spells."""
+        return " ".join(tokenizer.decode([self.ids[row] for row in rows]).split())
