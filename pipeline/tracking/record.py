@@ -1,0 +1,116 @@
+"""A record: everything that one run has to say, as plain data that outlives the process and the store."""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+VERSION = 1
+RECORD_TAG = "edgealign.record"
+"""Tag that makes sending repeatable: set as the run is created, looked for before another is."""
+
+_NAMESPACE = uuid.UUID("5f0f4c0e-6a56-5a3f-9a1c-6f5a3f6f1f10")
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def fresh_name() -> str:
+    """A record's name that was never used."""
+    return uuid.uuid4().hex
+
+
+def settled_name(*parts: str | None) -> str:
+    """A record's name that the same parts always give: what is recorded again updates its run."""
+    return uuid.uuid5(_NAMESPACE, "\x1f".join("" if part is None else part for part in parts)).hex
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A run above this one, told well enough to be created where its own record has not arrived yet."""
+
+    record: str
+    name: str
+    start_ms: int
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that goes with a record, kept beside it in the spool."""
+
+    source: str
+    """Path below the record's folder; absolute once the spool has read it. Its last part is the artifact's name."""
+    folder: str = ""
+    """Folder in the run's artifacts; empty for the top."""
+    sha256: str = ""
+    """Set where the file is linked, not copied: a later change in place must not pass for the recorded content."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A run's input. ``digest`` is cut to MLflow's limit of 36 characters, which a DVC ``<md5>.dir`` fits."""
+
+    name: str
+    digest: str
+    source: str
+    context: str = "training"
+
+
+@dataclass
+class Record:
+    """One run. ``ancestors`` go from the outermost run inwards; ``metrics`` are (key, value, time_ms, step)."""
+
+    record: str
+    experiment: str
+    name: str
+    start_ms: int
+    end_ms: int = 0
+    status: str = "RUNNING"
+    ancestors: list[Ancestor] = field(default_factory=list)
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+    datasets: list[Dataset] = field(default_factory=list)
+    artifacts: list[Artifact] = field(default_factory=list)
+    version: int = VERSION
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Record:
+        """The record that ``as_json`` told. Raises KeyError, TypeError or ValueError where it is not one."""
+        fields = dict(content)
+        if fields["version"] != VERSION:
+            raise ValueError(f"version {fields['version']}, this edgealign reads version {VERSION}")
+        fields["ancestors"] = [Ancestor(**item) for item in fields["ancestors"]]
+        fields["datasets"] = [Dataset(**item) for item in fields["datasets"]]
+        fields["artifacts"] = [Artifact(**item) for item in fields["artifacts"]]
+        fields["metrics"] = [(str(key), float(value), int(at), int(step)) for key, value, at, step in fields["metrics"]]
+        return cls(**fields)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to one level with dotted keys: ``{"a": {"b": 1}}`` to ``{"a.b": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def finite(value: Any) -> float | None:
+    """``value`` as a float; None where it is unknown, not a number or not finite."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

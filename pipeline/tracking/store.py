@@ -1,0 +1,241 @@
+"""The MLflow side: where records are sent. MLflow is imported only here, and only once something is sent.
+
+Everything goes through ``MlflowClient(tracking_uri=...)``: MLflow's global tracking address stays as other code set it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from pipeline.tracking.record import RECORD_TAG, Ancestor, Record
+from stages.atomic import sha256_file
+from stages.errors import TrackingError
+
+PATIENCE = {
+    # MLflow's own defaults block one call for 247 s when the server is away
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": "60",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+"""MLflow's behaviour while edgealign sends; it reads these at each call. The user's own values win."""
+
+CONNECT_S = 3.0
+_BATCH_METRICS, _BATCH_PAIRS = 1000, 100  # MLflow's limits of one log_batch
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+_environment = threading.Lock()
+
+
+class RecordRefused(TrackingError):
+    """The store answered and will never take this record."""
+
+
+class Store(Protocol):
+    """Where records go."""
+
+    def send(self, record: Record) -> str:
+        """Create or complete the record's run; its id. Raises TrackingError (try later) or RecordRefused (never)."""
+        ...
+
+
+@contextmanager
+def patience() -> Iterator[None]:
+    """MLflow's settings for the time of a call, afterwards as before."""
+    with _environment:
+        before = dict(os.environ)
+        os.environ.update({key: value for key, value in PATIENCE.items() if key not in before})
+        try:
+            yield
+        finally:
+            for key in PATIENCE:
+                if key not in before:
+                    os.environ.pop(key, None)
+
+
+class MlflowStore:
+    """An MLflow tracking store: the embedded SQLite file or a server."""
+
+    def __init__(self, uri: str, experiment: str, artifacts: Path | None) -> None:
+        """``artifacts`` is the folder of the embedded store's files; None leaves them to the server."""
+        import mlflow
+
+        if not hasattr(mlflow, "__version__"):
+            # without the library, the project's own mlflow/ folder passes for an empty package
+            raise TrackingError("mlflow is not installed here. Install the project again: pip install -e .")
+        from mlflow import MlflowClient
+
+        self._client: Any = MlflowClient(tracking_uri=uri)
+        self._experiment_name = experiment
+        self._artifacts = artifacts
+        self._experiment_id: str | None = None
+        self._runs: dict[str, str] = {}
+        self.uri = uri
+
+    def send(self, record: Record) -> str:
+        """Create or complete the record's run; its id. Raises TrackingError (try later) or RecordRefused (never)."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            with patience():
+                return self._send(record)
+        except MlflowException as error:
+            message = f"{redacted(self.uri)}: {str(error).splitlines()[0]}"
+            if error.error_code in _REFUSALS:
+                raise RecordRefused(message) from error
+            raise TrackingError(message) from error
+
+    def _send(self, record: Record) -> str:
+        parent: str | None = None
+        for ancestor in record.ancestors:
+            parent = self._ensure(ancestor, parent)
+        run_id = self._ensure(Ancestor(record.record, record.name, record.start_ms, record.tags), parent)
+        self._log(run_id, record)
+        self._client.set_terminated(run_id, record.status, end_time=record.end_ms)
+        if len(record.ancestors) == 1:
+            self._settle(self._runs[record.ancestors[0].record], record)
+        return run_id
+
+    def _experiment(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        if self._experiment_id is None:
+            found = self._client.get_experiment_by_name(self._experiment_name)
+            if found is None:
+                location = self._artifacts.as_uri() if self._artifacts else None
+                try:
+                    self._client.create_experiment(self._experiment_name, artifact_location=location)
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
+                        raise
+                found = self._client.get_experiment_by_name(self._experiment_name)
+            if found.lifecycle_stage != "active":
+                raise TrackingError(
+                    f"{redacted(self.uri)}: the experiment {self._experiment_name!r} is deleted there. Restore it "
+                    f"(`mlflow experiments restore -x {found.experiment_id}`) or name another in params.yaml "
+                    "(tracking.experiment)."
+                )
+            self._experiment_id = str(found.experiment_id)
+        return self._experiment_id
+
+    def _ensure(self, wanted: Ancestor, parent: str | None) -> str:
+        """The run of a record, created where no run carries its tag yet (a replay finds what it half sent)."""
+        known = self._runs.get(wanted.record)
+        if known is None:
+            experiment = self._experiment()
+            found = self._client.search_runs([experiment], f"tags.`{RECORD_TAG}` = '{wanted.record}'", max_results=1)
+            if found:
+                known = found[0].info.run_id
+            else:
+                tags = {**wanted.tags, RECORD_TAG: wanted.record, **({"mlflow.parentRunId": parent} if parent else {})}
+                created = self._client.create_run(experiment, wanted.start_ms, tags=tags, run_name=wanted.name)
+                known = created.info.run_id
+            self._runs[wanted.record] = str(known)
+        return self._runs[wanted.record]
+
+    def _log(self, run_id: str, record: Record) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        tags = dict(record.tags)
+        there = self._client.get_run(run_id).data.params
+        for key, value in record.params.items():
+            if there.get(key, value) != value:  # MLflow's parameters never change; a record sent again may
+                tags[f"changed.{key}"] = value
+        params = [Param(key, value) for key, value in record.params.items() if key not in there]
+        metrics = [Metric(*item) for item in record.metrics]
+        for artifact in record.artifacts:
+            if artifact.sha256 and sha256_file(Path(artifact.source)) != artifact.sha256:
+                tags[f"artifact_changed.{Path(artifact.source).name}"] = artifact.sha256
+            else:
+                self._client.log_artifact(run_id, artifact.source, artifact.folder or None)
+        self._log_datasets(run_id, record)
+        pairs = [RunTag(key, value) for key, value in tags.items()]
+        for start in range(0, max(len(params), len(pairs)), _BATCH_PAIRS):
+            end = start + _BATCH_PAIRS
+            first = metrics[: _BATCH_METRICS - 2 * _BATCH_PAIRS] if start == 0 else []
+            self._client.log_batch(run_id, first, params[start:end], pairs[start:end])
+        for start in range(_BATCH_METRICS - 2 * _BATCH_PAIRS, len(metrics), _BATCH_METRICS):
+            self._client.log_batch(run_id, metrics[start : start + _BATCH_METRICS])
+
+    def _log_datasets(self, run_id: str, record: Record) -> None:
+        if not record.datasets:
+            return
+        from mlflow.data.code_dataset_source import CodeDatasetSource
+        from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.entities import DatasetInput, InputTag
+
+        inputs = []
+        for item in record.datasets:
+            dataset = MetaDataset(CodeDatasetSource({"source": item.source}), name=item.name, digest=item.digest)
+            inputs.append(DatasetInput(dataset._to_mlflow_entity(), [InputTag("mlflow.data.context", item.context)]))
+        self._client.log_inputs(run_id, inputs)
+
+    def _settle(self, run_id: str, record: Record) -> None:
+        """End the run of the whole `dvc repro`: it failed once any of its stages has."""
+        status = self._client.get_run(run_id).info.status
+        if status != "FAILED":
+            status = "FAILED" if record.status != "FINISHED" else "FINISHED"
+        self._client.set_terminated(run_id, status, end_time=record.end_ms)
+
+
+def check_reachable(uri: str) -> None:
+    """Raises TrackingError at once where nobody listens at a server's address; MLflow would keep trying for minutes."""
+    address = urlsplit(uri)
+    if address.scheme not in ("http", "https"):
+        return
+    if not address.hostname:
+        raise TrackingError(f"tracking.uri {uri!r} names no host; needed something like http://HOST:5000")
+    try:
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.hostname, port), timeout=CONNECT_S).close()
+    except (OSError, ValueError) as error:
+        raise TrackingError(f"{redacted(uri)}: {error}") from error
+
+
+def redacted(uri: str) -> str:
+    """``uri`` without a password, for messages."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def create_embedded(database: Path, artifacts: Path) -> None:
+    """Create the embedded store once: processes that race to create an SQLite store break it.
+
+    Made under another name, in a process of its own (MLflow's migrations set up logging for a whole process), and
+    renamed, so that a store that is there is whole. Raises TrackingError.
+    """
+    if database.exists():
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    artifacts.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(database.with_suffix(".lock"))):
+        if database.exists():
+            return
+        part = database.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        program = (
+            "import sys; from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore\n"
+            "SqlAlchemyStore(sys.argv[1], sys.argv[2])"
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", program, f"sqlite:///{part}", artifacts.as_uri()],
+            capture_output=True,
+            text=True,
+            cwd=database.parent,  # nothing of the project is imported there
+        )
+        if run.returncode:
+            reason = (run.stderr.strip().splitlines() or ["no reason given"])[-1]
+            part.unlink(missing_ok=True)
+            raise TrackingError(f"{database}: the tracking store could not be made: {reason}")
+        part.replace(database)
