@@ -65,6 +65,21 @@ def patience() -> Iterator[None]:
                     os.environ.pop(key, None)
 
 
+@contextmanager
+def _translated(uri: str) -> Iterator[None]:
+    """MLflow's errors as ours, with our patience."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with patience():
+            yield
+    except MlflowException as error:
+        message = f"{redacted(uri)}: {str(error).splitlines()[0]}"
+        if error.error_code in _REFUSALS:
+            raise RecordRefused(message) from error
+        raise TrackingError(message) from error
+
+
 class MlflowStore:
     """An MLflow tracking store: the embedded SQLite file or a server."""
 
@@ -86,16 +101,14 @@ class MlflowStore:
 
     def send(self, record: Record) -> str:
         """Create or complete the record's run; its id. Raises TrackingError (try later) or RecordRefused (never)."""
-        from mlflow.exceptions import MlflowException
+        with _translated(self.uri):
+            return self._send(record)
 
-        try:
-            with patience():
-                return self._send(record)
-        except MlflowException as error:
-            message = f"{redacted(self.uri)}: {str(error).splitlines()[0]}"
-            if error.error_code in _REFUSALS:
-                raise RecordRefused(message) from error
-            raise TrackingError(message) from error
+    def latest(self, count: int) -> list[Any]:
+        """The experiment's last ``count`` runs, newest first, as MLflow entities."""
+        with _translated(self.uri):
+            runs = self._client.search_runs([self._experiment()], max_results=count, order_by=["start_time DESC"])
+            return list(runs)
 
     def _send(self, record: Record) -> str:
         parent: str | None = None

@@ -261,12 +261,25 @@ class Tracker:
             problem = str(error)
         return Sent(sent, len(self.spool.waiting()), refused, problem)
 
+    def prepare(self) -> Path | None:
+        """Make the embedded store where it is in use and not there yet; its folder of artifacts, None with another store.
+
+        Raises TrackingError where the store cannot be made or nobody answers at the configured address.
+        """
+        if self.settings.uri:
+            check_reachable(self.uri)
+            return None
+        artifacts = self.project.private / "mlflow" / "artifacts"
+        create_embedded(self.project.private / "mlflow" / "mlflow.db", artifacts)
+        return artifacts
+
+    def latest(self, count: int) -> list[Any]:
+        """The last ``count`` runs as MLflow entities, newest first. Raises TrackingError where the store is away."""
+        artifacts = self.prepare()
+        return MlflowStore(self.uri, self.settings.experiment, artifacts).latest(count)
+
     def _open(self) -> Store:
         if self._store is None:
-            check_reachable(self.uri)
-            artifacts = None
-            if not self.settings.uri:
-                artifacts = self.project.private / "mlflow" / "artifacts"
-                create_embedded(self.project.private / "mlflow" / "mlflow.db", artifacts)
+            artifacts = self.prepare()
             self._store = MlflowStore(self.uri, self.settings.experiment, artifacts)
         return self._store
