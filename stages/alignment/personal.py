@@ -112,7 +112,7 @@ def personalize(
 
 
 def _train(
-    bridge: nn.Module,
+    bridge: BridgeFormer,
     link: EmbedLink,
     examples: Sequence[Example],
     parameters: list[nn.Parameter],
