@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 BINARY_VERSION = 6
-FLOAT_TYPES = {0: np.dtype("<f4"), 4: np.dtype("<f2")}
-INTEGER_TYPES = {1: np.dtype("<i1"), 2: np.dtype("<i2"), 3: np.dtype("<i4")}
+FLOAT_TYPES: dict[int, np.dtype[Any]] = {0: np.dtype("<f4"), 4: np.dtype("<f2")}
+INTEGER_TYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<i1"), 2: np.dtype("<i2"), 3: np.dtype("<i4")}
 
 # CTranslate2's names (left) and transformers' (right), inside one layer
 NORM = {"gamma": "weight", "beta": "bias"}
