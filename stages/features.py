@@ -105,7 +105,7 @@ def features_path(folder: Path, shard: Path) -> Path:
 
 
 def write_shard_features(
-    path: Path, table: pa.Table, key: str, encoder_identity: str, problems: Sequence[Problem]
+    table: pa.Table, path: Path, key: str, encoder_identity: str, problems: Sequence[Problem]
 ) -> None:
     """Write one shard's features whole or not at all, with its key and problems in the file's metadata."""
     metadata = {"key": key, "encoder": encoder_identity, "problems": json.dumps([asdict(item) for item in problems])}
