@@ -1,0 +1,68 @@
+"""``edgealign-agent``: makes a Jetson a node of the cluster and says what would stop it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from stages.errors import EdgealignError
+
+app = typer.Typer(help="The device side of edgealign.", no_args_is_help=True, add_completion=False)
+
+Head = Annotated[Optional[str], typer.Option(help="HOST:PORT of the Ray head.")]  # noqa: UP045 - typer reads it
+Memory = Annotated[
+    Optional[int],  # noqa: UP045 - typer evaluates the annotation on Python 3.10 too
+    typer.Option(min=500_000_000, help="Memory to offer in bytes (default: three quarters of the device's)."),
+]
+TokenFile = Annotated[
+    Optional[Path],  # noqa: UP045 - as above
+    typer.Option(help="File with the cluster's token (default: RAY_AUTH_TOKEN_PATH, else ~/.ray/auth_token)."),
+]
+
+
+@app.command()
+def join(
+    head: Annotated[str, typer.Option(help="HOST:PORT of the Ray head.")],
+    virtual: Annotated[bool, typer.Option(help="Say that this node only stands in for a device.")] = False,
+    memory_bytes: Memory = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Join the cluster and stay, joining again after a growing pause when the connection is lost; SIGTERM or Ctrl-C leaves."""
+    from jetson_agent.join import describe_node, supervise, token
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    node = describe_node(virtual=virtual, memory_bytes=memory_bytes)
+    raise typer.Exit(supervise(node, head, token(token_file)))
+
+
+@app.command()
+def doctor(
+    head: Head = None,
+    virtual: Annotated[bool, typer.Option(help="As `join --virtual`.")] = False,
+    memory_bytes: Memory = None,
+    token_file: TokenFile = None,
+) -> None:
+    """What would stop this device from joining, each with its remedy. Exit status 1 where something would."""
+    from jetson_agent.doctor import examine
+    from jetson_agent.join import describe_node
+
+    node = describe_node(virtual=virtual, memory_bytes=memory_bytes)
+    findings = examine(node, head, token_file)
+    for finding in findings:
+        typer.echo(finding.line())
+    typer.echo("would join with: " + json.dumps({"resources": node.resources, "labels": node.labels}))
+    raise typer.Exit(0 if all(finding.good for finding in findings) else 1)
+
+
+def main() -> None:
+    """Entry point: an expected error is one message and exit status 1."""
+    try:
+        app()
+    except EdgealignError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
