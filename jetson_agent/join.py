@@ -94,7 +94,13 @@ def end(process: psutil.Popen) -> None:
 def supervise(
     node: JetsonNode, head: str, token_path: Path, *, line: Callable[[JetsonNode, str], list[str]] = command
 ) -> int:
-    """Keep the node joined until SIGTERM or SIGINT; returns the exit status 0 then."""
+    """Keep the node joined until SIGTERM or SIGINT; returns the exit status 0 then.
+
+    Raises ClusterError where ``head`` is no HOST:PORT; one that does not answer is tried again and again.
+    """
+    host, _, port = head.rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(f"--head {head!r}: needed HOST:PORT, e.g. 192.0.2.10:6379")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -95,7 +96,10 @@ def _set_environment(variables: dict[str, str]) -> Iterator[None]:
 def _init(address: str, runtime_env: dict[str, object] | None, *, loopback: bool) -> None:
     import ray
     from ray._private import ray_constants
+    from ray._private import worker as ray_worker
 
+    # Ray prints every lost worker with pages of another node's log, also with log_to_driver=False; our own line says it
+    ray_worker.print_to_stdstream = _log_quietly
     # Ray reads its switch for loopback once, at import, and something else may have imported it before. Where the switch
     # does not match the cluster, ray.init waits for a node with this host's other address for minutes.
     ray_constants.ENABLE_RAY_CLUSTER = not loopback
@@ -109,6 +113,10 @@ def _init(address: str, runtime_env: dict[str, object] | None, *, loopback: bool
         )
     except Exception as error:  # Ray raises RuntimeError, ConnectionError, ValueError and its own
         raise ClusterError(f"Ray at {address} did not take this process in: {error}") from error
+
+
+def _log_quietly(data: dict[str, Any], ignore_prefix: bool) -> None:
+    logger.debug("Ray: %s", " ".join(data["lines"]))
 
 
 def _upload() -> dict[str, object]:

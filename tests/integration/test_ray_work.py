@@ -95,12 +95,11 @@ def counting_actor():
                 time.sleep(0.3)
                 if advance is not None:
                     advance(1)
-                if step == 1 and marker and number == 1:
-                    if marker == "always" or not Path(marker).exists():
-                        if marker != "always":
-                            Path(marker).touch()
-                        time.sleep(1.0)
-                        os.kill(os.getpid(), signal.SIGKILL)
+                if step == 1 and marker and number == 1 and (marker == "always" or not Path(marker).exists()):
+                    if marker != "always":
+                        Path(marker).touch()
+                    time.sleep(1.0)
+                    os.kill(os.getpid(), signal.SIGKILL)
             return os.getpid(), number + self.offset
 
     return Counting

@@ -65,6 +65,11 @@ def test_a_signal_ends_the_node_and_its_children(token_file, tmp_path):
     assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
 
 
+def test_a_head_without_a_port_is_one_message(token_file):
+    with pytest.raises(ClusterError, match="needed HOST:PORT"):
+        supervise(NODE, "192.0.2.1", token_file, line=run(""))
+
+
 def test_a_node_starts_with_the_token_required(token_file):
     assert joining.environment(token_file)["RAY_AUTH_MODE"] == "token"
     assert joining.environment(token_file)["RAY_AUTH_TOKEN_PATH"] == str(token_file)
@@ -72,7 +77,7 @@ def test_a_node_starts_with_the_token_required(token_file):
 
 def test_an_empty_token_is_one_message(tmp_path):
     (tmp_path / "token").write_text("\n")
-    with pytest.raises(ClusterError, match="is empty.*get-auth-token"):
+    with pytest.raises(ClusterError, match=r"is empty.*get-auth-token"):
         token(tmp_path / "token")
 
 
