@@ -21,7 +21,9 @@ class Project:
         for folder in (here, *here.parents):
             if (folder / "params.yaml").is_file() and (folder / "dvc.yaml").is_file():
                 return cls(folder)
-        raise SettingsError(f"{here}: no params.yaml with a dvc.yaml here or above. Run the command inside an edgealign project.")
+        raise SettingsError(
+            f"{here}: no params.yaml with a dvc.yaml here or above. Run the command inside an edgealign project."
+        )
 
     @property
     def private(self) -> Path:
@@ -56,6 +58,10 @@ class Project:
         """Folder of one Parquet file a shard."""
         return self.root / "artifacts" / "features" / cohort
 
+    def transcripts(self, cohort: str) -> Path:
+        """Folder of one Parquet file a shard: what the transcriber heard, before any rule."""
+        return self.root / "artifacts" / "transcripts" / cohort
+
     def labels(self, cohort: str) -> Path:
         return self.root / "artifacts" / "labels" / f"{cohort}.parquet"
 
@@ -63,5 +69,14 @@ class Project:
         """Folder of one folder a user."""
         return self.root / "artifacts" / "adapters" / cohort
 
+    @property
+    def plots(self) -> Path:
+        return self.root / "plots"
+
+    def evaluation(self, cohort: str) -> Path:
+        """Everything that evaluate found: figures, curves, examples."""
+        return self.root / "artifacts" / "evaluations" / f"{cohort}.json"
+
     def metrics(self, cohort: str) -> Path:
+        """The figures alone, for `dvc metrics`."""
         return self.root / "metrics" / f"{cohort}.json"

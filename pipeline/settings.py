@@ -169,7 +169,9 @@ def _explain(error: ValidationError, path: Path) -> str:
             lines.append(f"{key}: missing")
         else:
             lines.append(f"{key}: {item['msg']} (got {item.get('input')!r})")
-    return f"{path}: {len(lines)} setting(s) cannot be used. Mend them and run the command again:\n  " + "\n  ".join(lines)
+    return f"{path}: {len(lines)} setting(s) cannot be used. Mend them and run the command again:\n  " + "\n  ".join(
+        lines
+    )
 
 
 def _known_keys(location: tuple[Any, ...]) -> list[str]:

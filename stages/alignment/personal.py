@@ -21,7 +21,7 @@ from stages.alignment import sparse
 from stages.alignment.adapter import pack_sparse
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.embedlink import EmbedLink
-from stages.alignment.trainer import Example, alignment_loss, collate
+from stages.alignment.trainer import Example, alignment_loss, collate, one_cycle
 
 ADAPTER = "personal"
 
@@ -37,6 +37,7 @@ class PersonalConfig:
     steps: int = 40
     batch_size: int = 8
     learning_rate: float = 3e-3
+    warm_up: float = 0.1
     clip: float = 1.0
     embedding_weight: float = 0.1
     seed: int = 0
@@ -119,9 +120,7 @@ def _train(
     config: PersonalConfig,
 ) -> list[tuple[int, float]]:
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=config.learning_rate, total_steps=config.steps + 1, pct_start=0.1
-    )
+    scheduler = one_cycle(optimizer, config.learning_rate, config.steps, config.warm_up)
     generator = np.random.default_rng(config.seed)
     curve = []
     queue: list[int] = []

@@ -81,6 +81,19 @@ def mask_frames(frames: Tensor, lengths: Tensor, config: TrainConfig, generator:
     return frames
 
 
+def one_cycle(
+    optimizer: torch.optim.Optimizer, learning_rate: float, steps: int, warm_up: float
+) -> torch.optim.lr_scheduler.OneCycleLR:
+    """The one-cycle schedule for a run of ``steps`` steps, with a warm-up of at least two of them.
+
+    PyTorch's own divides by zero where the warm-up comes to one step, as it does in very short runs.
+    """
+    total = max(steps + 1, 4)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=learning_rate, total_steps=total, pct_start=max(warm_up, 2 / total)
+    )
+
+
 class Trainer:
     """One base training: a BridgeFormer, its optimiser and its place in the schedule."""
 
@@ -99,9 +112,7 @@ class Trainer:
             self.bridge.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         steps = config.epochs * max(1, -(-len(self.examples) // config.batch_size))
-        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, max_lr=config.learning_rate, total_steps=steps + 1, pct_start=config.warm_up
-        )
+        self.scheduler = one_cycle(self.optimizer, config.learning_rate, steps, config.warm_up)
 
     def run_epoch(self) -> float:
         """Train one epoch; returns its mean loss and adds its time to ``seconds``."""

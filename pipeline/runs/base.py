@@ -1,0 +1,271 @@
+"""The ``base`` stage: train the base adapter on a Jetson, one epoch a task, resumable."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.cluster.placement import Placement
+from pipeline.cluster.session import Session, connect
+from pipeline.cluster.work import Result, run_tasks
+from pipeline.progress import progress
+from pipeline.runs.common import Context, Costs, log, tell_failures, worker_threads
+from pipeline.tracking.lineage import lineage_tags
+from stages.atomic import atomic_path, sha256_file, sha256_json
+from stages.errors import InputError
+
+BASE_VERSION = 1  # raise when the same inputs would train another adapter
+
+
+@dataclass
+class Best:
+    """The best epoch so far."""
+
+    wer: float | None = None
+    epoch: int = 0
+    state: dict[str, np.ndarray] | None = None
+
+
+def run(context: Context) -> None:
+    """Train the base adapter on the base cohorts and write it with its record."""
+    from stages.base import run_epoch
+
+    project, settings = context.project, context.settings
+    setup, facts = prepare(context)
+    key = sha256_json([BASE_VERSION, sha256_file(project.base_inputs), facts, settings.base.model_dump()])
+    checkpoint = project.private / "checkpoints" / f"base-{key[:16]}.safetensors"
+    epochs = settings.base.epochs
+    costs, best = Costs(), Best()
+    curve: dict[str, list[list[float]]] = {"loss": [], "dev_wer": []}
+    with context.tracker.run("base", method=settings.alignment.method) as run:
+        run.params({"base": settings.base.model_dump(), **{k: v for k, v in facts.items() if k != "vocabulary"}})
+        state = _resume(checkpoint, curve, best)
+        with connect(project, settings) as session, progress("base", epochs, "epochs") as advance:
+            log.info(session.describe())
+            advance(len(curve["loss"]))
+            for _ in range(len(curve["loss"]), epochs):
+                outcome = _one_epoch(session, context, run_epoch, setup, state, costs)
+                state = outcome.state
+                curve["loss"].append([outcome.epoch, outcome.loss])
+                curve["dev_wer"].append([outcome.epoch, outcome.seconds, outcome.dev_wer])
+                if best.wer is None or outcome.dev_wer is None or outcome.dev_wer < best.wer:
+                    best.wer, best.epoch, best.state = outcome.dev_wer, outcome.epoch, state
+                _save_checkpoint(checkpoint, state, curve, best)
+                advance(1)
+                _tell_epoch(outcome)
+        metrics = {
+            "dev_wer": best.wer,
+            "epoch": best.epoch,
+            "train_seconds": curve["dev_wer"][-1][1],
+            "utterances": len(setup.training.utterances),
+            "peak_rss_bytes": costs.peak_rss_bytes,
+            "bytes_exchanged": 0,
+            "curve": curve,
+        }
+        assert best.state is not None  # at least one epoch ran: epochs >= 1 by the settings' check
+        _write(context, setup, best.state, facts, metrics, costs)
+        run.metrics({name: value for name, value in metrics.items() if name != "curve"})
+        run.curve("loss", [(int(step), loss) for step, loss in curve["loss"]])
+        run.curve("dev_wer", [(int(step), wer) for step, _, wer in curve["dev_wer"] if wer is not None])
+        run.tags({"device_kind": ",".join(sorted(costs.kinds)), "device": ",".join(sorted(costs.nodes))})
+        run.dataset("base_inputs", sha256_file(project.base_inputs)[:32], str(project.base_inputs.name))
+        run.adapter(project.base_adapter, "base")
+    checkpoint.unlink(missing_ok=True)
+
+
+def prepare(context: Context) -> tuple[Any, dict[str, Any]]:
+    """The setup of the training and the facts that it stands on. Raises InputError where there is nothing to learn."""
+    from stages.alignment.bridgeformer import BridgeFormerConfig
+    from stages.alignment.splits import hold_out_users
+    from stages.alignment.trainer import TrainConfig
+    from stages.alignment.vocabulary import Vocabulary
+    from stages.base import BaseSetup
+    from stages.features import read_features
+    from stages.models.identity import read_identity
+    from stages.models.llm import embedding_rows, load_tokenizer
+
+    project, settings = context.project, context.settings
+    encoder, llm = read_identity(project.encoder), read_identity(project.llm)
+    tokenizer = load_tokenizer(project.llm)
+    labelled = load_labelled(context, settings.base_cohorts, read_features)
+    if not labelled:
+        raise InputError("base: no utterance of the base cohorts has both features and an accepted label")
+    users = {f"{item.cohort}/{item.user}" for item in labelled}
+    held_out = hold_out_users(users, settings.base.dev_users, settings.base.seed)
+    training = [item for item in labelled if f"{item.cohort}/{item.user}" not in held_out]
+    # rows come from the training texts alone: a word that only held-out users say counts as an error, as it would in use
+    vocabulary = Vocabulary.of_texts(tokenizer, [item.text for item in training])
+    known = set(vocabulary.ids)
+    dev = [item for item in labelled if f"{item.cohort}/{item.user}" in held_out]
+    alignment = settings.alignment
+    setup = BaseSetup(
+        bridge=BridgeFormerConfig(
+            encoder_width=encoder.width,
+            llm_width=llm.width,
+            stack=alignment.stack,
+            width=alignment.width,
+            layers=alignment.layers,
+            heads=alignment.heads,
+            dropout=alignment.dropout,
+        ),
+        train=TrainConfig(
+            epochs=settings.base.epochs,
+            batch_size=settings.base.batch_size,
+            learning_rate=settings.base.learning_rate,
+            weight_decay=settings.base.weight_decay,
+            embedding_weight=alignment.embedding_weight,
+            seed=settings.base.seed,
+        ),
+        training=corpus_of(training, vocabulary, tokenizer),
+        held_out=corpus_of(dev, vocabulary, tokenizer, with_targets=False),
+        rows=embedding_rows(project.llm, vocabulary.ids).numpy(),
+        tokens=[tokenizer.decode([token]) for token in vocabulary.ids],
+    )
+    facts = {
+        "encoder": str(encoder),
+        "llm": str(llm),
+        "vocabulary_size": len(known),
+        "training_users": len(users) - len(held_out),
+        "held_out_users": sorted(held_out),
+        "alignment": settings.alignment.model_dump(),
+    }
+    log.info(
+        "base: %d utterances of %d users train, %d of %d users judge, %d rows of the embedding table",
+        len(training),
+        len(users) - len(held_out),
+        len(dev),
+        len(held_out),
+        len(vocabulary),
+    )
+    return setup, {**facts, "vocabulary": list(vocabulary.ids)}
+
+
+def load_labelled(context: Context, cohorts: list[str], read_features: Any) -> list[Any]:
+    """Every utterance of ``cohorts`` with features and an accepted label."""
+    from stages.examples import join
+    from stages.schema import LABELS, read_table
+
+    found = []
+    for cohort in cohorts:
+        found += join(
+            read_features(context.project.features(cohort)), read_table(context.project.labels(cohort), LABELS)
+        )
+    return found
+
+
+def corpus_of(items: list[Any], vocabulary: Any, tokenizer: Any, with_targets: bool = True) -> Any:
+    """Labelled utterances as arrays for a worker; without targets where they only judge."""
+    from stages.base import Corpus
+
+    empty = np.zeros(0, dtype=np.int64)
+    return Corpus(
+        [item.utterance for item in items],
+        [item.text for item in items],
+        [item.frames for item in items],
+        [vocabulary.rows_of(tokenizer, item.text).numpy() if with_targets else empty for item in items],
+    )
+
+
+def _one_epoch(
+    session: Session, context: Context, function: Any, setup: Any, state: dict[str, np.ndarray] | None, costs: Costs
+) -> Any:
+    found: list[Any] = []
+
+    def done(index: int, result: Result) -> None:
+        costs.add(result)
+        found.append(result.value)
+
+    failures = run_tasks(
+        session,
+        function,
+        [(setup, state, worker_threads())],
+        Placement(cpus=0, jetson=1),
+        retries=context.settings.ray.task_retries,
+        on_result=done,
+        describe=lambda index: "one epoch of the base",
+    )
+    tell_failures("base", failures, 1)
+    return found[0]
+
+
+def _tell_epoch(outcome: Any) -> None:
+    wer = "" if outcome.dev_wer is None else f", WER on held-out users {outcome.dev_wer:.3f}"
+    log.info("base: epoch %d, loss %.3f%s, %.0f s of training", outcome.epoch, outcome.loss, wer, outcome.seconds)
+
+
+def _save_checkpoint(path: Path, state: dict[str, np.ndarray], curve: dict[str, list[list[float]]], best: Best) -> None:
+    import json
+
+    from safetensors.numpy import save_file
+
+    tensors = {f"state.{name}": value for name, value in state.items()}
+    if best.epoch != len(curve["loss"]) and best.state is not None:
+        tensors |= {f"best.{name}": value for name, value in best.state.items() if name.startswith("bridge.")}
+    note = json.dumps({"curve": curve, "wer": best.wer, "epoch": best.epoch})
+    with atomic_path(path) as temporary:
+        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, temporary, {"note": note})
+
+
+def _resume(path: Path, curve: dict[str, list[list[float]]], best: Best) -> dict[str, np.ndarray] | None:
+    """The last checkpoint's state; fills ``curve`` and ``best``. None where there is none that can be read."""
+    import json
+
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "numpy") as file:
+            note = json.loads(file.metadata()["note"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping: keys() is its API)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        logging.getLogger("edgealign").warning("base: %s cannot be read (%s): starting over", path, error)
+        return None
+    state = {name[6:]: value for name, value in tensors.items() if name.startswith("state.")}
+    kept = {name[5:]: value for name, value in tensors.items() if name.startswith("best.")}
+    curve.update(note["curve"])
+    best.wer, best.epoch, best.state = note["wer"], note["epoch"], kept or state
+    log.info("base: going on after epoch %d", len(curve["loss"]))
+    return state
+
+
+def _write(
+    context: Context,
+    setup: Any,
+    state: dict[str, np.ndarray],
+    facts: dict[str, Any],
+    metrics: dict[str, Any],
+    costs: Costs,
+) -> None:
+    import torch
+
+    from stages.alignment.adapter import AdapterRecord, save_base
+    from stages.alignment.bridgeformer import BridgeFormer
+
+    bridge = BridgeFormer(setup.bridge)
+    bridge.load_state_dict(
+        {name[7:]: torch.from_numpy(np.array(value)) for name, value in state.items() if name.startswith("bridge.")}
+    )
+    lines = lineage_tags(context.project.root)
+    metrics["trainable_parameters"] = sum(parameter.numel() for parameter in bridge.parameters())
+    record = AdapterRecord(
+        kind="base",
+        method=context.settings.alignment.method,
+        bridge=setup.bridge.to_json(),
+        encoder=facts["encoder"],
+        llm=facts["llm"],
+        vocabulary=facts["vocabulary"],
+        train_utterances=setup.training.utterances,
+        held_out_utterances=setup.held_out.utterances,
+        data_md5=lines.get("data_md5"),
+        git_commit=lines.get("git_commit"),
+        settings={"base": context.settings.base.model_dump(), "alignment": context.settings.alignment.model_dump()},
+        device={"nodes": sorted(costs.nodes), "kinds": sorted(costs.kinds)},
+        metrics=metrics,
+    )
+    save_base(context.project.base_adapter, bridge, record)
+    metrics["adapter_bytes"] = (context.project.base_adapter / "adapter.safetensors").stat().st_size

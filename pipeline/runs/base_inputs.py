@@ -1,0 +1,29 @@
+"""The ``base_inputs`` stage: which features and labels train the base, by hash.
+
+DVC cannot take a list from ``params.yaml`` as dependencies. This manifest stands between: adding a cohort runs it again
+(a second), but as long as the base cohorts are the same it stays the same, and the base is not trained again.
+"""
+
+from __future__ import annotations
+
+from pipeline.runs.common import Context, log
+from stages.atomic import sha256_file, write_json
+from stages.errors import InputError
+
+
+def run(context: Context) -> None:
+    """Write the manifest."""
+    project, settings = context.project, context.settings
+    if not settings.base_cohorts:
+        raise InputError("params.yaml: base_cohorts is empty, needed at least one cohort to train the base on")
+    content = {}
+    for cohort in settings.base_cohorts:
+        files = sorted(project.features(cohort).glob("*.parquet"))
+        if not files:
+            raise InputError(f"{project.features(cohort)}: no features there. Run `dvc repro features@{cohort}`.")
+        content[cohort] = {
+            "features": {path.name: sha256_file(path) for path in files},
+            "labels": sha256_file(project.labels(cohort)),
+        }
+    write_json(project.base_inputs, content)
+    log.info("base_inputs: %s", ", ".join(f"{name} ({len(item['features'])} shards)" for name, item in content.items()))

@@ -1,0 +1,105 @@
+"""What every stage's driver shares: the open project, and how failures of single items are told."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.cluster.work import Failure
+from pipeline.project import Project
+from pipeline.settings import Settings, load_settings
+from pipeline.tracking.tracker import Tracker
+from stages.errors import EdgealignError, InputError
+from stages.schema import read_metadata
+
+log = logging.getLogger("edgealign")
+
+
+@dataclass(frozen=True)
+class Context:
+    """A project, its settings and its tracker."""
+
+    project: Project
+    settings: Settings
+    tracker: Tracker
+
+    @classmethod
+    def open(cls, root: Path | None = None) -> Context:
+        """Open the project at or above ``root`` (default: the working folder)."""
+        project = Project.find(root)
+        settings = load_settings(project.root)
+        return cls(project, settings, Tracker(project, settings.tracking))
+
+    def shards(self, cohort: str) -> list[Path]:
+        """The cohort's shards, sorted. Raises InputError where there are none."""
+        from stages.shards import list_shards
+
+        if cohort not in self.settings.cohorts:
+            raise InputError(f"{cohort}: not a cohort of params.yaml. Known: {', '.join(self.settings.cohorts)}.")
+        return list_shards(self.project.cohort(cohort))
+
+    @property
+    def shares_disk(self) -> bool:
+        """Whether workers read this machine's disk: true for the embedded session."""
+        return not self.settings.ray.address
+
+
+@dataclass
+class Costs:
+    """What the work of a stage took on its workers."""
+
+    peak_rss_bytes: int = 0
+    seconds: float = 0.0
+    kinds: set[str] = field(default_factory=set)
+    nodes: set[str] = field(default_factory=set)
+
+    def add(self, result: object) -> None:
+        """Count one ``pipeline.cluster.work.Result``."""
+        self.peak_rss_bytes = max(self.peak_rss_bytes, getattr(result, "peak_rss_bytes", 0))
+        self.seconds += getattr(result, "seconds", 0.0)
+        node = getattr(result, "node", None)
+        if node is not None:
+            self.kinds.add(node.kind)
+            self.nodes.add(node.name)
+
+    def metrics(self) -> dict[str, float]:
+        """The costs by DESIGN's names."""
+        return {"peak_rss_bytes": self.peak_rss_bytes, "work_seconds": self.seconds}
+
+
+def tell_failures(stage: str, failures: Sequence[Failure], total: int) -> None:
+    """One line for each failed item; an error where nothing at all was done."""
+    for failure in failures:
+        log.warning("%s: %s: %s", stage, failure.item, failure.message)
+    if failures and len(failures) == total:
+        lines = "\n  ".join(f"{failure.item}: {failure.message}" for failure in failures[:10])
+        raise EdgealignError(f"{stage}: none of {total} item(s) could be done:\n  {lines}")
+    if failures:
+        log.warning("%s: %d of %d item(s) failed, the others are done", stage, len(failures), total)
+
+
+def worker_threads() -> int:
+    """Threads of one process that has a whole device to itself."""
+    return os.cpu_count() or 1
+
+
+def pending_shards(folder: Path, keys: Mapping[Path, str]) -> list[Path]:
+    """Shards whose file in ``folder`` is missing or was made from something else; drops files of shards that are gone."""
+    wanted = {shard: folder / f"{shard.stem}.parquet" for shard in keys}
+    for stale in set(folder.glob("*.parquet")) - set(wanted.values()):
+        stale.unlink()
+    return [shard for shard, path in wanted.items() if read_metadata(path).get("key") != keys[shard]]
+
+
+def count_utterances(shards: Iterable[Path]) -> int:
+    """How many utterances the shards hold, by their tars' listings; what cannot be read counts as none."""
+    total = 0
+    for shard in shards:
+        with suppress(tarfile.TarError, OSError), tarfile.open(shard, "r:") as archive:
+            total += sum(name.endswith(".json") for name in archive.getnames())
+    return total

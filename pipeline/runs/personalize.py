@@ -1,0 +1,211 @@
+"""The ``personalize`` stage: one sparse adapter a user, each trained on a Jetson."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.cluster.placement import Placement
+from pipeline.cluster.session import connect
+from pipeline.cluster.work import Result, run_tasks
+from pipeline.progress import progress
+from pipeline.runs.base import corpus_of, load_labelled
+from pipeline.runs.common import Context, Costs, log, tell_failures, worker_threads
+from pipeline.tracking.lineage import lineage_tags
+from stages.atomic import sha256_bytes, sha256_json, write_json
+from stages.errors import InputError
+
+PERSONALIZE_VERSION = 1  # raise when the same inputs would train another adapter
+
+
+@dataclass(frozen=True)
+class Job:
+    """One user's training: what it reads and the key of that."""
+
+    user: str
+    split: Any  # stages.personalize.UserSplit
+    vocabulary: Any
+    key: str
+
+
+def run(context: Context, cohort: str) -> None:
+    """Train the adapters that are missing or whose inputs changed; drop those of users who are gone."""
+    from stages.alignment.adapter import load_base
+
+    project, settings = context.project, context.settings
+    base, vocabulary, record = load_base(project.base_adapter)
+    jobs, skipped = plan(context, cohort, vocabulary, record)
+    folder = project.adapters(cohort)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.iterdir():
+        if stale.is_dir() and stale.name not in {job.user for job in jobs}:
+            shutil.rmtree(stale)
+    write_json(folder / "skipped.json", skipped)
+    todo = [job for job in jobs if _key_of(folder / job.user) != job.key]
+    log.info("personalize@%s: %d of %d user(s) to train, %d skipped", cohort, len(todo), len(jobs), len(skipped))
+    for user, reason in skipped.items():
+        log.warning("personalize@%s: %s gets no adapter: %s", cohort, user, reason)
+    with context.tracker.run("personalize", cohort=cohort, method=settings.personalize.method) as run:
+        run.params({"personalize": settings.personalize.model_dump(), "base": record.weights_sha256})
+        run.metrics({"users": len(jobs), "users_trained": len(todo), "users_skipped": len(skipped)})
+        if todo:
+            _train(context, cohort, todo, base, record, run)
+
+
+def plan(context: Context, cohort: str, vocabulary: Any, record: Any) -> tuple[list[Job], dict[str, str]]:
+    """Each user's job, and why users are skipped."""
+    from stages.examples import by_user
+    from stages.features import read_features
+    from stages.models.llm import load_tokenizer
+    from stages.personalize import split_user
+
+    settings = context.settings.personalize
+    tokenizer = load_tokenizer(context.project.llm)
+    jobs, skipped = [], {}
+    users = by_user(load_labelled(context, [cohort], read_features))
+    for user in sorted(set(_users_of(context, cohort)) | set(users)):
+        split = split_user(users.get(user, []), settings.train_utterances, settings.min_utterances, settings.seed)
+        if isinstance(split, str):
+            skipped[user] = split
+            continue
+        learned = [[item.utterance, item.text, sha256_bytes(item.frames.tobytes())] for item in split.train]
+        key = sha256_json(
+            [
+                PERSONALIZE_VERSION,
+                record.weights_sha256,
+                settings.model_dump(),
+                context.settings.alignment.embedding_weight,
+                learned,
+                [item.utterance for item in split.held_out],
+            ]
+        )
+        grown = vocabulary.grown(tokenizer, [item.text for item in split.train])
+        jobs.append(Job(user, split, grown, key))
+    return jobs, skipped
+
+
+def _users_of(context: Context, cohort: str) -> list[str]:
+    """Every user of the cohort that has features, labelled or not."""
+    from stages.features import read_features
+
+    column = read_features(context.project.features(cohort), ["user"]).column("user")
+    return sorted(set(column.to_pylist()))
+
+
+def _key_of(folder: Path) -> str | None:
+    from stages.alignment.adapter import read_record, read_tensors
+
+    try:
+        record = read_record(folder)
+        read_tensors(folder, record)  # a folder whose weights are broken is trained again
+    except InputError:
+        return None
+    return record.settings.get("key")
+
+
+def _train(context: Context, cohort: str, todo: list[Job], base: Any, base_record: Any, run: Any) -> None:
+    from stages.alignment.personal import PersonalConfig
+    from stages.models.llm import embedding_rows, load_tokenizer
+    from stages.personalize import train_user
+
+    settings = context.settings
+    tokenizer = load_tokenizer(context.project.llm)
+    chosen = settings.personalize
+    config = PersonalConfig(
+        method=chosen.method,
+        density=chosen.density,
+        mask=chosen.mask,
+        lora_rank=chosen.lora_rank,
+        steps=chosen.steps,
+        batch_size=chosen.batch_size,
+        learning_rate=chosen.learning_rate,
+        embedding_weight=settings.alignment.embedding_weight,
+        seed=chosen.seed,
+    )
+    weights = {name: value.detach().numpy() for name, value in base.state_dict().items()}
+    costs = Costs()
+    arguments = [
+        (
+            weights,
+            base.config,
+            embedding_rows(context.project.llm, job.vocabulary.ids).numpy(),
+            corpus_of(job.split.train, job.vocabulary, tokenizer),
+            config,
+            worker_threads(),
+        )
+        for job in todo
+    ]
+    with (
+        connect(context.project, settings) as session,
+        progress(f"personalize@{cohort}", len(todo), "users") as advance,
+    ):
+        log.info(session.describe())
+
+        def done(index: int, result: Result) -> None:
+            costs.add(result)
+            _keep(context, cohort, todo[index], result, base_record, run)
+            advance(1)
+
+        failures = run_tasks(
+            session,
+            train_user,
+            arguments,
+            Placement(cpus=0, jetson=1),
+            retries=settings.ray.task_retries,
+            on_result=done,
+            describe=lambda index: f"{cohort}/{todo[index].user}",
+        )
+    run.metrics(costs.metrics())
+    for failure in failures:
+        with run.child("personalize", user=todo[failure.index].user) as child:
+            child.failed(failure.message)
+    tell_failures(f"personalize@{cohort}", failures, len(todo))
+
+
+def _keep(context: Context, cohort: str, job: Job, result: Result, base_record: Any, run: Any) -> None:
+    """Write one user's adapter and record it."""
+    from stages.alignment.adapter import AdapterRecord, save
+
+    trained, settings = result.value, context.settings
+    lines = lineage_tags(context.project.root)
+    folder = context.project.adapters(cohort) / job.user
+    metrics = {
+        "train_seconds": trained.seconds,
+        "utterances": len(job.split.train),
+        "trainable_parameters": trained.trainable_parameters,
+        "density": trained.density,
+        "peak_rss_bytes": result.peak_rss_bytes,
+        "bytes_exchanged": 0,
+        "curve": {"loss": [[step, loss] for step, loss in trained.curve]},
+    }
+    record = AdapterRecord(
+        kind="personal",
+        method=settings.personalize.method,
+        bridge=base_record.bridge,
+        encoder=base_record.encoder,
+        llm=base_record.llm,
+        vocabulary=list(job.vocabulary.ids),
+        base_sha256=base_record.weights_sha256,
+        cohort=cohort,
+        user=job.user,
+        train_utterances=[item.utterance for item in job.split.train],
+        held_out_utterances=[item.utterance for item in job.split.held_out],
+        data_md5=lines.get("data_md5"),
+        git_commit=lines.get("git_commit"),
+        settings={"personalize": settings.personalize.model_dump(), "key": job.key},
+        device={"node": result.node.name, "kind": result.node.kind, "model": result.node.model},
+        metrics=metrics,
+    )
+    save(folder, trained.tensors, record)
+    with run.child(
+        "personalize", user=job.user, device=result.node.model, device_kind=result.node.kind, key=job.key
+    ) as child:
+        child.lasted(result.seconds)
+        child.params({"personalize": settings.personalize.model_dump(), "base": base_record.weights_sha256})
+        child.metrics({name: value for name, value in metrics.items() if name != "curve"})
+        child.metrics({"adapter_bytes": (folder / "adapter.safetensors").stat().st_size})
+        child.curve("loss", trained.curve)
+        child.dataset(f"{cohort}/{job.user}", job.key[:32], context.project.cohort(cohort).name)
+        child.adapter(folder, f"{cohort}/{job.user}")

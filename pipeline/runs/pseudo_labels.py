@@ -1,0 +1,125 @@
+"""The ``pseudo_labels`` stage: a text for every utterance that deserves one, on Ray over the shards.
+
+Transcribing is dear and depends on the audio; the rules are cheap and may be turned: transcripts are kept a shard, the
+labels are made from them anew each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.cluster.placement import Placement
+from pipeline.cluster.session import connect
+from pipeline.cluster.shipping import Shipment, ship
+from pipeline.cluster.work import Result, run_actors
+from pipeline.progress import progress
+from pipeline.runs.common import Context, Costs, count_utterances, log, pending_shards, tell_failures
+from stages.atomic import sha256_file
+from stages.schema import LABELS, write_table
+
+
+class TranscriptWorker:
+    """Loads the transcriber once, then transcribes one shard after another. Runs on any node."""
+
+    def __init__(self, model: str, beam_size: int, threads: int) -> None:
+        from stages.models.prepare import prepare_transcriber
+        from stages.pseudo_labels import Transcriber
+
+        # the name, not the folder: another node finds the package in its own environment
+        self.transcriber = Transcriber(prepare_transcriber(model), beam_size, threads)
+
+    def work(self, shard: Shipment, advance: Callable[[int], None] | None = None) -> Any:
+        """One shard -> its transcripts."""
+        from stages.pseudo_labels import transcribe_shard
+
+        return transcribe_shard(shard.unpack(), self.transcriber, advance)
+
+
+def run(context: Context, cohort: str) -> None:
+    """Transcribe the cohort's new shards and write the labels of all."""
+    import pyarrow as pa
+
+    from stages.pseudo_labels import Rules, label_table, transcripts_key
+
+    settings = context.settings.pseudo_labels
+    rules = Rules(
+        min_confidence=settings.min_confidence,
+        max_no_speech=settings.max_no_speech,
+        max_words_per_second=settings.max_words_per_second,
+    )
+    shards = context.shards(cohort)
+    folder = context.project.transcripts(cohort)
+    model = context.settings.models.transcriber
+    keys = {shard: transcripts_key(sha256_file(shard), model, settings.beam_size) for shard in shards}
+    todo = pending_shards(folder, keys)
+    log.info("pseudo_labels@%s: %d of %d shard(s) to transcribe", cohort, len(todo), len(shards))
+    with context.tracker.run("pseudo_labels", cohort=cohort) as run:
+        run.params({"pseudo_labels": settings.model_dump(), "transcriber": model})
+        run.metrics({"shards": len(shards), "shards_computed": len(todo)})
+        if todo:
+            _transcribe(context, cohort, todo, keys, run)
+        tables = []
+        for shard in shards:
+            transcripts = folder / f"{shard.stem}.parquet"
+            if transcripts.is_file():
+                tables.append(label_table(shard, transcripts, rules))
+        table = pa.concat_tables(tables) if tables else LABELS.empty_table()
+        table = table.sort_by("utterance")
+        write_table(table, context.project.labels(cohort))
+        _tell(cohort, table, run)
+
+
+def _transcribe(context: Context, cohort: str, todo: list[Path], keys: dict[Path, str], run: Any) -> None:
+    settings = context.settings.pseudo_labels
+    costs = Costs()
+
+    def done(index: int, result: Result) -> None:
+        table, problems = result.value
+        for problem in problems:
+            log.warning("pseudo_labels@%s: %s: %s", cohort, problem.item, problem.reason)
+        target = context.project.transcripts(cohort) / f"{todo[index].stem}.parquet"
+        write_table(table, target, {"key": keys[todo[index]]})
+        costs.add(result)
+
+    total = count_utterances(todo)
+    with (
+        connect(context.project, context.settings) as session,
+        progress(f"pseudo_labels@{cohort}", total, "utterances") as advance,
+    ):
+        failures = run_actors(
+            session,
+            TranscriptWorker,
+            (context.settings.models.transcriber, settings.beam_size, 1),
+            [(ship(shard, shared_disk=context.shares_disk),) for shard in todo],
+            Placement(cpus=1),
+            workers=settings.workers,
+            retries=context.settings.ray.task_retries,
+            on_result=done,
+            on_advance=advance,
+            describe=lambda index: str(todo[index]),
+        )
+    run.metrics(costs.metrics())
+    tell_failures(f"pseudo_labels@{cohort}", failures, len(todo))
+
+
+def _tell(cohort: str, table: Any, run: Any) -> None:
+    rows = table.select(["source", "accepted", "reason"]).to_pylist()
+    human = sum(row["source"] == "human" and row["accepted"] for row in rows)
+    pseudo = sum(row["source"] == "pseudo" and row["accepted"] for row in rows)
+    reasons: dict[str, int] = {}
+    for row in rows:
+        if not row["accepted"]:
+            reason = row["reason"].split(":")[0]
+            reasons[reason] = reasons.get(reason, 0) + 1
+    run.metrics({"human": human, "pseudo_accepted": pseudo, "rejected": sum(reasons.values())})
+    run.tags({f"rejected.{reason}": count for reason, count in reasons.items()})
+    log.info(
+        "pseudo_labels@%s: %d human, %d pseudo accepted, %d rejected%s",
+        cohort,
+        human,
+        pseudo,
+        sum(reasons.values()),
+        "".join(f"; {reason}: {count}" for reason, count in sorted(reasons.items())),
+    )

@@ -1,0 +1,84 @@
+"""The base stage: one BridgeFormer for all users of the base cohorts.
+
+Plain data in, plain data out, one epoch a call: a device that vanishes costs at most the epoch that it was in, and the
+next one goes on from the same state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from stages.alignment.bridgeformer import BridgeFormerConfig
+from stages.alignment.metrics import word_errors
+from stages.alignment.trainer import Example, TrainConfig, Trainer, read_out_all
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Examples as arrays that may travel to any node; the texts are spelled by the token strings of the rows."""
+
+    utterances: list[str]
+    texts: list[str]
+    frames: list[np.ndarray]  # (T, F) float16 each
+    targets: list[np.ndarray]  # (N,) int64 each
+
+
+@dataclass(frozen=True)
+class BaseSetup:
+    """Everything that one epoch needs besides the state."""
+
+    bridge: BridgeFormerConfig
+    train: TrainConfig
+    training: Corpus
+    held_out: Corpus  # users that the training never sees; may be empty
+    rows: np.ndarray  # (V, D) float32 rows of the embedding table
+    tokens: list[str]  # the string of each row, with its leading space where it has one
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One epoch's outcome."""
+
+    epoch: int
+    loss: float
+    seconds: float  # of training so far, without evaluation
+    dev_wer: float | None  # on the held-out users; None where there are none
+    state: dict[str, np.ndarray]  # to go on from
+
+
+def examples_of(corpus: Corpus) -> list[Example]:
+    """The corpus as tensors."""
+    return [
+        Example(name, torch.from_numpy(frames.astype(np.float32)), torch.from_numpy(np.array(target)), text)
+        for name, text, frames, target in zip(
+            corpus.utterances, corpus.texts, corpus.frames, corpus.targets, strict=True
+        )
+    ]
+
+
+def spell(tokens: Sequence[str], rows: Sequence[int]) -> str:
+    """The text of a sequence of rows."""
+    return " ".join("".join(tokens[row] for row in rows).split())
+
+
+def run_epoch(setup: BaseSetup, state: dict[str, np.ndarray] | None, threads: int | None = None) -> EpochResult:
+    """Train one epoch from ``state`` (None: from the start) and measure on the held-out users."""
+    if threads:
+        torch.set_num_threads(threads)
+    rows = torch.from_numpy(np.array(setup.rows))
+    trainer = Trainer(setup.bridge, setup.train, examples_of(setup.training), rows)
+    if state is not None:
+        trainer.load_state({name: torch.from_numpy(np.array(value)) for name, value in state.items()})
+    loss = trainer.run_epoch()
+    dev_wer = None
+    if setup.held_out.utterances:
+        held_out = examples_of(setup.held_out)
+        outputs = read_out_all(trainer.bridge, trainer.link, [example.frames for example in held_out])
+        heard = [spell(setup.tokens, output.rows) for output in outputs]
+        dev_wer = word_errors(setup.held_out.texts, heard).wer
+    arrays = {name: value.numpy() for name, value in trainer.state().items()}
+    return EpochResult(trainer.epoch, loss, trainer.seconds, dev_wer, arrays)

@@ -1,0 +1,88 @@
+"""From a recording to what an adapter hears in it: encoder, BridgeFormer and read-out in one object."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stages.alignment.adapter import AdapterRecord, load_base, load_personal
+from stages.alignment.bridgeformer import BridgeFormer
+from stages.alignment.embedlink import EmbedLink
+from stages.alignment.soft_tokens import ReadOut
+from stages.alignment.trainer import read_out_all
+from stages.alignment.vocabulary import Vocabulary
+from stages.errors import InputError
+from stages.models.llm import embedding_rows, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What was heard in one utterance."""
+
+    text: str
+    read_out: ReadOut
+    seconds: dict[str, float]  # how long each step took
+
+
+class Listener:
+    """An adapter that is ready to read frames."""
+
+    def __init__(
+        self, bridge: BridgeFormer, vocabulary: Vocabulary, record: AdapterRecord, link: EmbedLink, tokenizer: Any
+    ):
+        self.bridge = bridge
+        self.vocabulary = vocabulary
+        self.record = record
+        self.link = link
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, base_folder: Path, llm_folder: Path, personal_folder: Path | None = None) -> Listener:
+        """The base adapter, or a personal one merged into it; reads only rows of the LLM's table, not the LLM.
+
+        Raises InputError where the adapter was made for another LLM than the one in ``llm_folder``.
+        """
+        from stages.models.llm import llm_identity
+
+        if personal_folder is None:
+            bridge, vocabulary, record = load_base(base_folder)
+        else:
+            bridge, vocabulary, record = load_personal(personal_folder, base_folder)
+        found = llm_identity(llm_folder)
+        if record.llm != found:
+            raise InputError(
+                f"{personal_folder or base_folder}: made for the LLM {record.llm}, but {llm_folder} holds {found}. "
+                "Run `dvc repro` to train it for this LLM."
+            )
+        link = EmbedLink(embedding_rows(llm_folder, vocabulary.ids))
+        return cls(bridge, vocabulary, record, link, load_tokenizer(llm_folder))
+
+    def read(self, frames: Sequence[np.ndarray]) -> list[ReadOut]:
+        """Read-outs of utterances' (T, F) frames."""
+        return read_out_all(
+            self.bridge, self.link, [torch.from_numpy(np.asarray(item, dtype=np.float32)) for item in frames]
+        )
+
+    def text_of(self, read_out: ReadOut) -> str:
+        """The text of a read-out."""
+        return self.vocabulary.text_of(self.tokenizer, read_out.rows)
+
+    def hear(self, samples: np.ndarray, encoder: Any, padding_s: float) -> Heard:
+        """One utterance, (n,) float32 at 16 kHz, with the time that each step took."""
+        if str(encoder.identity) != self.record.encoder:
+            raise InputError(
+                f"the adapter was made for the encoder {self.record.encoder}, but {encoder.identity} is loaded. "
+                "Run `dvc repro` to train it for this encoder."
+            )
+        start = time.perf_counter()
+        frames = encoder.encode(samples, padding_s)
+        encoded = time.perf_counter()
+        read_out = self.read([frames])[0]
+        done = time.perf_counter()
+        return Heard(self.text_of(read_out), read_out, {"encode": encoded - start, "read_out": done - encoded})
