@@ -81,7 +81,7 @@ def draw_wer_by_user(summary: Mapping[str, Any], path: Path) -> str | None:
     panels[-1, 0].set_xlabel("word error rate on held-out utterances (lower is better)", fontsize=11)
     handles = [axes for axes in panels[0, 0].containers if axes.get_label()[:1] != "_"]
     figure.legend(
-        handles, [h.get_label() for h in handles], loc="outside upper left", ncols=len(BARS), frameon=False, fontsize=10
+        handles, [h.get_label() for h in handles], loc="outside lower left", ncols=len(BARS), frameon=False, fontsize=10
     )
     _headline(figure, finding + note)
     _save(figure, path)
