@@ -64,10 +64,12 @@ def draw_wer_by_user(summary: Mapping[str, Any], path: Path) -> str | None:
     }
     overall = summary["overall"]
     before, after = overall["base_wer"], overall["wer"]
-    if before and after < before:
+    if before is not None and after < before:
         finding = f"Personal adapters cut WER from {before:.2f} to {after:.2f} ({1 - after / before:.0%} less)"
+    elif before is None:
+        finding = f"Personal adapters have WER {after:.2f}; that of the base adapter is unknown"
     else:
-        finding = f"Personal adapters do not lower WER: {before or 0:.2f} before, {after:.2f} after"
+        finding = f"Personal adapters do not lower WER: {before:.2f} before, {after:.2f} after"
     note = f"; {len(shown)} of {len(ranked)} users, largest base WER" if len(shown) < len(ranked) else ""
 
     figure = Figure(figsize=(WIDTH_IN, 1.9 + 0.62 * len(shown) + 0.5 * len(groups)), layout="constrained")
@@ -112,7 +114,7 @@ def draw_base_curve(base: Mapping[str, Any], path: Path) -> str | None:
     if not points:
         return None
     epoch, seconds, best = min(points, key=lambda point: point[2])
-    finding = f"The base adapter reaches WER {best:.3f} on speakers it never heard after {seconds:.0f} s of training"
+    finding = f"The base adapter reaches WER {best:.3f} on held-out speech after {seconds:.0f} s of training"
     losses = [(step, loss) for step, loss in curve.get("loss") or [] if known(loss) is not None]
 
     figure = Figure(figsize=(WIDTH_IN, 4.4), layout="constrained")
@@ -131,7 +133,7 @@ def draw_base_curve(base: Mapping[str, Any], path: Path) -> str | None:
         fontsize=10,
         color=RED,
     )
-    axes.set(xlabel="training time (s)", ylabel="WER, held-out speakers", xlim=(0, None), ylim=(0, None))
+    axes.set(xlabel="training time (s)", ylabel="word error rate, held-out speech", xlim=(0, None), ylim=(0, None))
     if losses:
         panels[1].plot(
             [s for s, _ in losses], [v for _, v in losses], color="#b8d4e6", linewidth=0.9, label="each step"
