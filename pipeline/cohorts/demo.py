@@ -1,0 +1,194 @@
+"""The demo cohorts: what each speaker says, with which voice, and the shards made of it.
+
+Everything follows from RECIPE: made again, on any number of processes and in any order, the shards have the same bytes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline.cohorts.acoustics import generator, record
+from pipeline.cohorts.espeak import Speaker, Voice
+from pipeline.cohorts.grammar import Grammar, Sentence, is_letter
+from stages.atomic import sha256_bytes, sha256_json
+from stages.audio import encode_flac
+from stages.errors import InputError
+from stages.schema import SAMPLE_RATE_HZ
+from stages.shards import ShardItem
+
+RECIPE_VERSION = 1
+"""Counts up whenever the code that makes samples changes what it makes."""
+
+BASE_UTTERANCES = 40
+"""Utterances of one base speaker."""
+
+USER_UTTERANCES = 20
+"""Utterances of one user of a personal cohort."""
+
+BASE_RULES = {
+    "spelled": 9,
+    "letters": 4,
+    "code": 6,
+    "digits": 4,
+    "date": 3,
+    "number": 2,
+    "house": 2,
+    "named spelling": 1,
+    "control": 1,
+    "name": 1,
+    "command": 4,
+    "question": 3,
+}
+"""How many of a base speaker's utterances come from each rule: they add up to BASE_UTTERANCES."""
+
+USER_RULES = {"command": 6, "question": 4, "name": 3, "digits": 2, "number": 2, "date": 2, "house": 1}
+"""The same for users of the personal cohorts, who mostly talk to an assistant."""
+
+BASE_VOICES = [
+    *("en-us", "en-us+m1", "en-us+m2", "en-us+m3", "en-us+m4", "en-us+m6", "en-us+m7", "en-us+f1", "en-us+f2"),
+    *("en-us+f3", "en-us+f4", "en-us+f5", "en-us+max", "en-us+linda", "en-us+ed", "en-us+steph", "en-us+belinda"),
+    *("en-us+quincy", "en-us-nyc+m3", "en+m1", "en+f2", "en+m5", "en-gb-scotland+m2", "en-gb-scotland+f4"),
+    *("en-029+m8", "en-gb-x-rp+f1", "en-gb-x-rp+m4", "en-gb-x-gbclan+m7", "en-gb-x-gbcwmd+f5", "en-us+adam"),
+]
+
+USER_VOICES = {
+    "quiet-voices": {
+        "whisper": Voice("en-us+whisper", 150),
+        "whisper-low": Voice("en+whisper", 180, 30),
+        "whisper-high": Voice("en-us+whisperf", 175, 70),
+        "klatt": Voice("en-us+klatt4", 200, 40),
+    },
+    "far-accents": {
+        "german": Voice("de", 160),
+        "grandma": Voice("en-gb-x-rp+grandma", 150),
+        "caribbean-fast": Voice("en-029+f3", 260, 60),
+        "dutch": Voice("nl", 150),
+    },
+}
+
+UNTOLD_SHARE = 3
+"""In far-accents every third utterance has no transcript: pseudo-labelling has to find one."""
+
+CONSENT = {"status": "granted", "by": "synthetic voice", "terms": "made by eSpeak NG for this demo; nobody's recording"}
+
+
+@dataclass(frozen=True)
+class Speech:
+    """One utterance to be spoken."""
+
+    utterance: str
+    sentence: Sentence
+    told: bool  # whether its text goes into the shard
+
+
+@dataclass(frozen=True)
+class DemoUser:
+    """One speaker: a voice, and what it says, in order."""
+
+    user: str
+    voice: Voice
+    speeches: tuple[Speech, ...]
+
+
+def plan(cohort: str) -> list[DemoUser]:
+    """Who says what in a demo cohort. Personal cohorts never repeat a sentence of base-synthetic."""
+    return plans()[cohort]
+
+
+def plans() -> dict[str, list[DemoUser]]:
+    """All demo cohorts, in the order in which their sentences are drawn: later ones avoid the earlier ones' sentences."""
+    taken: set[str] = set()
+    made = {"base-synthetic": _plan_users("base-synthetic", _base_voices(), BASE_RULES, taken)}
+    for cohort, voices in USER_VOICES.items():
+        untold = UNTOLD_SHARE if cohort == "far-accents" else 0
+        made[cohort] = _plan_users(cohort, voices, USER_RULES, taken, untold)
+    return made
+
+
+def _base_voices() -> dict[str, Voice]:
+    """BASE_VOICES with rates from 120 to 220 words a minute and pitches spread evenly but not in step."""
+    count = len(BASE_VOICES)
+    voices = {}
+    for index, name in enumerate(BASE_VOICES):
+        rate_wpm = 120 + round(100 * (index * 7 % count) / (count - 1))
+        pitch = 30 + round(40 * (index * 11 % count) / (count - 1))
+        voices[f"v{index:02d}-{name.replace('+', '-')}"] = Voice(name, rate_wpm, pitch, 30 + 40 * (index % 2))
+    return voices
+
+
+def _plan_users(
+    cohort: str, voices: dict[str, Voice], rules: dict[str, int], taken: set[str], untold: int = 0
+) -> list[DemoUser]:
+    grammar = Grammar(f"edgealign {cohort} {RECIPE_VERSION}", taken)
+    users = []
+    for user, voice in voices.items():
+        order = [rule for rule, count in rules.items() for _ in range(count)]
+        random.Random(f"{cohort} {user}").shuffle(order)
+        speeches = tuple(
+            Speech(f"{user}-{index:03d}", grammar.sentence(rule), not untold or index % untold != untold - 1)
+            for index, rule in enumerate(order)
+        )
+        users.append(DemoUser(user, voice, speeches))
+    return users
+
+
+def recipe_hash(cohort: str) -> str:
+    """Identity of a cohort's content: the plan, and the version of the code that speaks it."""
+    return sha256_json({"version": RECIPE_VERSION, "users": [asdict(user) for user in plan(cohort)]})
+
+
+def ssml(speech: Speech) -> str:
+    """What eSpeak is given: letters by name, with the pauses of a brisk or a slow speller between words."""
+    random_pauses = generator(f"pauses {speech.utterance}")
+    words = speech.sentence.text.split()
+    letters = [is_letter(speech.sentence.text, index, speech.sentence.spelled) for index in range(len(words))]
+    slow_s = random_pauses.choice([0.0, 0.0, 0.05, 0.15, 0.3])
+    parts = []
+    for index, word in enumerate(words):
+        parts.append(f'<say-as interpret-as="characters">{word}</say-as>' if letters[index] else word)
+        if letters[index] and slow_s and index + 1 < len(words) and random_pauses.random() < 0.8:
+            parts.append(f'<break time="{round(1000 * slow_s * random_pauses.uniform(0.5, 1.5))}ms"/>')
+    return f"<speak>{' '.join(parts)}</speak>"
+
+
+def speak_user(user: DemoUser) -> list[ShardItem]:
+    """Speak, record and encode one user's utterances. Run each user in a fresh process: eSpeak keeps state."""
+    speaker = Speaker()
+    speaker.use(user.voice)
+    items = []
+    for speech in user.speeches:
+        spoken = speaker.speak(ssml(speech))
+        if spoken.size == 0:
+            raise InputError(f"{speech.utterance}: voice {user.voice.name} said nothing for {speech.sentence.text!r}.")
+        samples = record(spoken, speaker.rate_hz, speech.utterance)
+        audio = encode_flac(samples)
+        items.append(
+            ShardItem(
+                utterance=speech.utterance,
+                user=user.user,
+                text=speech.sentence.text if speech.told else None,
+                language="en",
+                consent=CONSENT,
+                source_sha256=sha256_bytes(audio),
+                duration_s=samples.size / SAMPLE_RATE_HZ,
+                audio=audio,
+                audio_sha256=sha256_bytes(audio),
+            )
+        )
+    return items
+
+
+def speak_cohort(
+    users: list[DemoUser], workers: int = 2, advance: Callable[[int], None] | None = None
+) -> Iterator[ShardItem]:
+    """The items of all ``users`` in ascending order of their ids, each user spoken in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers, maxtasksperchild=1) as pool:
+        for items in pool.imap(speak_user, sorted(users, key=lambda user: user.user), chunksize=1):
+            yield from items
+            if advance:
+                advance(len(items))
