@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -76,8 +77,17 @@ def runs(
     count: int = typer.Option(20, "--count", "-n", min=1, max=1000, help="How many, newest first."),
 ) -> None:
     """List the last runs."""
-    found = _tracker().latest(count)
-    table = Table("name", "stage", "cohort", "user", "device", "status", "started", "main metric", box=None)
+    from stages.errors import TrackingError
+
+    tracker = _tracker()
+    try:
+        found = tracker.latest(count)
+    except TrackingError as error:
+        typer.echo(f"{error}. Start the server, or set tracking.uri in params.yaml.", err=True)
+        raise typer.Exit(1) from None
+    table = Table(box=None)
+    for name in ("started", "stage", "cohort", "user", "device", "status", "main metric"):
+        table.add_column(name, no_wrap=name not in ("cohort", "user", "device"), overflow="fold")
     for run in found:
         table.add_row(*_row(run))
     Console().print(table if found else "No runs yet. `dvc repro` makes some.")
@@ -87,6 +97,6 @@ def _row(run: Any) -> list[str]:
     tags, metrics = run.data.tags, run.data.metrics
     device = " ".join(tags[key] for key in ("device", "device_kind") if key in tags)
     main = next((f"{name} {metrics[name]:.4g}" for name in MAIN_METRICS if name in metrics), "")
-    started = datetime.fromtimestamp(run.info.start_time / 1000).strftime("%Y-%m-%d %H:%M:%S")
-    place = [tags.get(key, "") for key in ("stage", "cohort", "user")]
-    return [run.info.run_name or "", *place, device, run.info.status, started, main]
+    started = datetime.fromtimestamp(run.info.start_time / 1000).strftime("%m-%d %H:%M")
+    place = [escape(tags.get(key, "")) for key in ("stage", "cohort", "user")]
+    return [started, *place, escape(device), run.info.status, main]

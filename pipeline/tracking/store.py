@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -34,7 +35,7 @@ PATIENCE = {
 """MLflow's behaviour while edgealign sends; it reads these at each call. The user's own values win."""
 
 CONNECT_S = 3.0
-_BATCH_METRICS, _BATCH_PAIRS = 1000, 100  # MLflow's limits of one log_batch
+_BATCH_METRICS, _BATCH_PAIRS = 800, 100  # MLflow takes 1000 items in one log_batch, of them 100 params and 100 tags
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 _environment = threading.Lock()
 
@@ -97,6 +98,7 @@ class MlflowStore:
         self._artifacts = artifacts
         self._experiment_id: str | None = None
         self._runs: dict[str, str] = {}
+        self._created: set[str] = set()
         self.uri = uri
 
     def send(self, record: Record) -> str:
@@ -114,8 +116,9 @@ class MlflowStore:
         parent: str | None = None
         for ancestor in record.ancestors:
             parent = self._ensure(ancestor, parent)
+        before = set(self._created)
         run_id = self._ensure(Ancestor(record.record, record.name, record.start_ms, record.tags), parent)
-        self._log(run_id, record)
+        self._log(run_id, record, fresh=run_id in self._created - before)
         self._client.set_terminated(run_id, record.status, end_time=record.end_ms)
         if len(record.ancestors) == 1:
             self._settle(self._runs[record.ancestors[0].record], record)
@@ -155,32 +158,31 @@ class MlflowStore:
                 tags = {**wanted.tags, RECORD_TAG: wanted.record, **({"mlflow.parentRunId": parent} if parent else {})}
                 created = self._client.create_run(experiment, wanted.start_ms, tags=tags, run_name=wanted.name)
                 known = created.info.run_id
+                self._created.add(known)
             self._runs[wanted.record] = str(known)
         return self._runs[wanted.record]
 
-    def _log(self, run_id: str, record: Record) -> None:
+    def _log(self, run_id: str, record: Record, *, fresh: bool) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
-        tags = dict(record.tags)
-        there = self._client.get_run(run_id).data.params
+        # each write is a commit of its own in SQLite: a run that was made this moment has its tags and nothing else
+        tags = {} if fresh else dict(record.tags)
+        there = {} if fresh else self._client.get_run(run_id).data.params
         for key, value in record.params.items():
             if there.get(key, value) != value:  # MLflow's parameters never change; a record sent again may
                 tags[f"changed.{key}"] = value
-        params = [Param(key, value) for key, value in record.params.items() if key not in there]
-        metrics = [Metric(*item) for item in record.metrics]
         for artifact in record.artifacts:
             if artifact.sha256 and sha256_file(Path(artifact.source)) != artifact.sha256:
                 tags[f"artifact_changed.{Path(artifact.source).name}"] = artifact.sha256
             else:
                 self._client.log_artifact(run_id, artifact.source, artifact.folder or None)
         self._log_datasets(run_id, record)
+        metrics = [Metric(*item) for item in record.metrics]
+        params = [Param(key, value) for key, value in record.params.items() if key not in there]
         pairs = [RunTag(key, value) for key, value in tags.items()]
-        for start in range(0, max(len(params), len(pairs)), _BATCH_PAIRS):
-            end = start + _BATCH_PAIRS
-            first = metrics[: _BATCH_METRICS - 2 * _BATCH_PAIRS] if start == 0 else []
-            self._client.log_batch(run_id, first, params[start:end], pairs[start:end])
-        for start in range(_BATCH_METRICS - 2 * _BATCH_PAIRS, len(metrics), _BATCH_METRICS):
-            self._client.log_batch(run_id, metrics[start : start + _BATCH_METRICS])
+        while metrics or params or pairs:
+            self._client.log_batch(run_id, metrics[:_BATCH_METRICS], params[:_BATCH_PAIRS], pairs[:_BATCH_PAIRS])
+            metrics, params, pairs = metrics[_BATCH_METRICS:], params[_BATCH_PAIRS:], pairs[_BATCH_PAIRS:]
 
     def _log_datasets(self, run_id: str, record: Record) -> None:
         if not record.datasets:
@@ -251,4 +253,7 @@ def create_embedded(database: Path, artifacts: Path) -> None:
             reason = (run.stderr.strip().splitlines() or ["no reason given"])[-1]
             part.unlink(missing_ok=True)
             raise TrackingError(f"{database}: the tracking store could not be made: {reason}")
+        with closing(sqlite3.connect(part)) as connection:
+            # readers (the UI) and a writer do not wait for each other, and a commit costs one sync instead of three
+            connection.execute("PRAGMA journal_mode=WAL")
         part.replace(database)

@@ -246,6 +246,16 @@ def test_processes_that_race_to_a_missing_store_lose_nothing(tmp_path: Path) -> 
     assert len({run.data.tags[RECORD_TAG] for run in runs}) == 12
 
 
+def test_processes_that_race_to_create_the_store_make_one_that_is_whole(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from pipeline.tracking.store import create_embedded\n"
+        "create_embedded(Path(sys.argv[1]) / 'mlflow.db', Path(sys.argv[1]) / 'artifacts')"
+    )
+    makers = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT) for _ in range(3)]
+    assert [process.wait(240) for process in makers] == [0, 0, 0]
+    assert client(f"sqlite:///{tmp_path / 'mlflow.db'}").get_experiment("0").name == "Default"
+
+
 def test_runs_made_while_the_server_is_away_arrive_once_it_is_back(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
