@@ -19,10 +19,22 @@ if TYPE_CHECKING:
 class ErrorCounts:
     """Errors pooled over utterances (micro-average): every reference word counts the same."""
 
-    wer: float  # errors / words; may exceed 1
-    cer: float  # character errors / reference characters
-    words: int  # in the references
-    errors: int  # substitutions, deletions and insertions of words
+    wer: float  # word errors / words; may exceed 1
+    cer: float  # character errors / characters
+    word_errors: int  # substitutions, deletions and insertions
+    word_total: int  # in the references
+    character_errors: int
+    character_total: int
+
+    @property
+    def words(self) -> int:
+        """Words in the references."""
+        return self.word_total
+
+    @property
+    def errors(self) -> int:
+        """Wrong, missing and added words."""
+        return self.word_errors
 
 
 def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
@@ -47,7 +59,9 @@ def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCo
         by_character = jiwer.process_characters(said, heard)
         errors += by_word.substitutions + by_word.deletions + by_word.insertions
         characters_wrong += by_character.substitutions + by_character.deletions + by_character.insertions
-    return ErrorCounts(errors / max(words, 1), characters_wrong / max(characters, 1), words, errors)
+    return ErrorCounts(
+        errors / max(words, 1), characters_wrong / max(characters, 1), errors, words, characters_wrong, characters
+    )
 
 
 def response_agreement(reference_replies: Sequence[str], replies: Sequence[str]) -> float:
