@@ -82,7 +82,7 @@ def record(spoken: np.ndarray, rate_hz: int, key: str) -> np.ndarray:
     """As if ``spoken`` (n_samples,) at ``rate_hz`` had been recorded: float64 (n_samples,) at SAMPLE_RATE_HZ.
 
     In turn: tempo and pitch jitter of up to 6 % (as a change of rate), a room for half of them, the microphone,
-    0.05 to 0.5 s of silence before and after, noise of a random colour 10 to 35 dB below the speech, a random gain.
+    0.05 to 0.4 s of silence before and after, noise of a random colour 10 to 35 dB below the speech, a random gain.
     """
     random = generator(key)
     jittered_hz = round(rate_hz * random.uniform(0.94, 1.06))
@@ -91,7 +91,7 @@ def record(spoken: np.ndarray, rate_hz: int, key: str) -> np.ndarray:
         samples = reverberate(random, samples)
     samples = channel(random, samples)
     samples = samples * SPEECH_RMS / max(float(np.sqrt(np.mean(samples**2))), 1e-9)
-    before, after = (int(random.uniform(0.05, 0.5) * SAMPLE_RATE_HZ) for _ in range(2))
+    before, after = (int(random.uniform(0.05, 0.4) * SAMPLE_RATE_HZ) for _ in range(2))
     samples = np.concatenate([np.zeros(before), samples, np.zeros(after)])
     level_db = random.uniform(10.0, 35.0)
     noise = coloured_noise(random, samples.size, slope_db=random.uniform(0.0, 6.0))

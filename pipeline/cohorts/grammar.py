@@ -62,25 +62,18 @@ def two_digits(number: int) -> str:
     return TENS[number // 10 - 2] + (f" {DIGITS[number % 10]}" if number % 10 else "")
 
 
-def ordinal(day: int) -> str:
-    """1 to 31 in words: ``twenty third``."""
-    if day <= 20:
-        return ORDINALS[day - 1]
-    if day == 30:
-        return "thirtieth"
-    return f"{TENS[day // 10 - 2]} {ORDINALS[day % 10 - 1]}"
-
-
 @dataclass
 class Grammar:
     """A stream of distinct sentences.
 
     ``taken`` holds what must not come again (within a cohort and across cohorts). Where letters, digits and months are
-    drawn freely, the rarest so far are preferred, so that each of them occurs often in a small cohort.
+    drawn freely, the rarest so far are preferred, so that each of them occurs often in a small cohort. ``known`` limits the
+    names and things of a sentence to words that another cohort has spoken.
     """
 
     seed: str
     taken: set[str] = field(default_factory=set)
+    known: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
@@ -91,7 +84,8 @@ class Grammar:
         make, spelled = RULES[rule]
         for _ in range(1000):
             text = make(self)
-            if rule == "control" or text not in self.taken:
+            familiar = self.known is None or self.known.issuperset(text.split())
+            if familiar and (rule == "control" or text not in self.taken):
                 break
         else:
             raise RuntimeError(f"rule {rule!r} has no new sentence left after {len(self.taken)}")
@@ -103,11 +97,12 @@ class Grammar:
         return self._random.choice(options)
 
     def rare(self, options: Iterable[str]) -> str:
-        """One of ``options``, the less it was heard the likelier."""
+        """One of ``options``, the less it was heard (as a word, or as a whole) the likelier."""
         choices = list(options)
-        weights = [1.0 / (self._heard[choice] + 4) ** 2 for choice in choices]
+        weights = [1.0 / (self._heard[choice] + 4) ** 4 for choice in choices]
         choice = self._random.choices(choices, weights)[0]
-        self._heard[choice] += 1  # counted again with the sentence: only the order of preference matters
+        if " " in choice:  # a phrase or a template: no word of a sentence counts it
+            self._heard[choice] += 1
         return choice
 
     def between(self, low: int, high: int) -> int:
@@ -154,17 +149,17 @@ class Grammar:
     def fill(self, template: str) -> str:
         """Replace each ``{slot}`` of a template by a random filling of its own."""
         fillings: dict[str, Callable[[], str]] = {
-            "first": lambda: self.pick(words.FIRST_NAMES),
-            "last": lambda: self.pick(words.SURNAMES),
-            "city": lambda: self.pick(words.CITIES),
-            "street": lambda: self.pick(words.STREETS),
-            "kind": lambda: self.pick(words.STREET_KINDS),
-            "room": lambda: self.pick(words.ROOMS),
-            "device": lambda: self.pick(words.DEVICES),
-            "thing": lambda: self.pick(words.THINGS),
-            "task": lambda: self.pick(words.TASKS),
-            "song": lambda: self.pick(words.SONGS),
-            "weekday": lambda: self.pick(words.WEEKDAYS),
+            "first": lambda: self.rare(words.FIRST_NAMES),
+            "last": lambda: self.rare(words.SURNAMES),
+            "city": lambda: self.rare(words.CITIES),
+            "street": lambda: self.rare(words.STREETS),
+            "kind": lambda: self.rare(words.STREET_KINDS),
+            "room": lambda: self.rare(words.ROOMS),
+            "device": lambda: self.rare(words.DEVICES),
+            "thing": lambda: self.rare(words.THINGS),
+            "task": lambda: self.rare(words.TASKS),
+            "song": lambda: self.rare(words.SONGS),
+            "weekday": lambda: self.rare(words.WEEKDAYS),
             "number": self.number,
             "time": self.time,
             "amount": self.amount,
@@ -181,7 +176,7 @@ def _spelled_name(grammar: Grammar) -> str:
 
 
 def _letter_string(grammar: Grammar) -> str:
-    return grammar.letters(3, 8)
+    return grammar.letters(4, 8)
 
 
 def _code(grammar: Grammar) -> str:
@@ -211,7 +206,9 @@ def _number_string(grammar: Grammar) -> str:
 
 def _date(grammar: Grammar) -> str:
     month = grammar.rare(words.MONTHS)
-    day = ordinal(grammar.between(1, 31))
+    # a day by its rarest word, so that each ordinal is heard: twelfth as often as first
+    last = grammar.rare([*ORDINALS, "thirtieth"])
+    day = f"twenty {last}" if last in ORDINALS[:9] and grammar.between(0, 1) else last
     year = f"{grammar.pick(['nineteen', 'nineteen', 'nineteen', 'twenty'])} {two_digits(grammar.between(10, 99))}"
     return grammar.pick([f"{month} {day} {year}", f"{month} {day} {year}", f"{month} {day}", f"{day} of {month}"])
 
@@ -230,8 +227,8 @@ def _named_spelling(grammar: Grammar) -> str:
 
 
 RULES: dict[str, tuple[Callable[[Grammar], str], bool]] = {
-    "command": (lambda g: g.fill(g.pick(words.COMMANDS)), False),
-    "question": (lambda g: g.fill(g.pick(words.QUESTIONS)), False),
+    "command": (lambda g: g.fill(g.rare(words.COMMANDS)), False),
+    "question": (lambda g: g.fill(g.rare(words.QUESTIONS)), False),
     "name": (lambda g: g.fill("{first} {last}"), False),
     "control": (lambda g: g.rare(words.CONTROL), False),
     "house": (_house, False),
