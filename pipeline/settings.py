@@ -57,6 +57,7 @@ class Features(Frozen):
 class PseudoLabels(Frozen):
     """The pseudo_labels stage."""
 
+    untold_only: list[str] = []
     workers: Positive = 2
     beam_size: Positive = 5
     min_confidence: Share = 0.6

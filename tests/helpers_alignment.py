@@ -30,21 +30,25 @@ def rows(seed: int = 0) -> torch.Tensor:
     return torch.randn(len(WORDS), CONFIG.llm_width, generator=torch.Generator().manual_seed(seed)) * 0.1
 
 
-def spoken(count: int, seed: int = 0, noise: float = 0.3, shift: float = 0.0) -> list[Example]:
+def spoken(count: int, seed: int = 0, noise: float = 0.3, shift: float = 0.0, turn: float = 0.0) -> list[Example]:
     """Utterances of two to four words: each word is its own pattern of frames, held for eight frames, then a pause.
 
-    ``shift`` moves every pattern in the same direction: another speaker.
+    ``shift`` adds the same vector to every frame, as another microphone does; ``turn`` mixes a second pattern into that of
+    each word, as another speaker does.
     """
     generator = np.random.default_rng(seed)
     patterns = np.random.default_rng(99).normal(size=(len(WORDS), CONFIG.encoder_width))
-    patterns = patterns + shift * np.random.default_rng(98).normal(size=CONFIG.encoder_width)
+    patterns = (1 - turn) * patterns + turn * np.random.default_rng(97).normal(size=patterns.shape)
+    offset = shift * np.random.default_rng(98).normal(size=CONFIG.encoder_width)
     made = []
     for index in range(count):
         target = generator.integers(0, len(WORDS), generator.integers(2, 5))
         pieces = []
         for word in target:
             pieces += [np.repeat(patterns[word][None], 8, 0), np.zeros((4, CONFIG.encoder_width))]
-        frames = np.concatenate(pieces) + noise * generator.normal(size=(12 * len(target), CONFIG.encoder_width))
+        frames = (
+            offset + np.concatenate(pieces) + noise * generator.normal(size=(12 * len(target), CONFIG.encoder_width))
+        )
         text = " ".join(WORDS[word] for word in target)
         made.append(Example(f"u{index:03d}", torch.tensor(frames, dtype=torch.float32), torch.tensor(target), text))
     return made

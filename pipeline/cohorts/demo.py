@@ -6,13 +6,25 @@ Everything follows from RECIPE: made again, on any number of processes and in an
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from pipeline.cohorts.acoustics import generator, record
 from pipeline.cohorts.espeak import Speaker, Voice
 from pipeline.cohorts.grammar import Grammar, Sentence, is_letter
+from pipeline.cohorts.store import (
+    CohortRecord,
+    build,
+    is_intact,
+    publish,
+    read_cohort,
+    track_with_dvc,
+    workspace,
+)
+from pipeline.project import Project
 from stages.atomic import sha256_bytes, sha256_json
 from stages.audio import encode_flac
 from stages.errors import InputError
@@ -72,6 +84,8 @@ USER_VOICES = {
 UNTOLD_SHARE = 3
 """In far-accents every third utterance has no transcript: pseudo-labelling has to find one."""
 
+MADE_BY = "edgealign cohort demo"
+
 CONSENT = {"status": "granted", "by": "synthetic voice", "terms": "made by eSpeak NG for this demo; nobody's recording"}
 
 
@@ -91,11 +105,6 @@ class DemoUser:
     user: str
     voice: Voice
     speeches: tuple[Speech, ...]
-
-
-def plan(cohort: str) -> list[DemoUser]:
-    """Who says what in a demo cohort. Personal cohorts use its words in sentences that it does not hold."""
-    return plans()[cohort]
 
 
 def plans() -> dict[str, list[DemoUser]]:
@@ -141,9 +150,9 @@ def _plan_users(
     return users
 
 
-def recipe_hash(cohort: str) -> str:
-    """Identity of a cohort's content: the plan, and the version of the code that speaks it."""
-    return sha256_json({"version": RECIPE_VERSION, "users": [asdict(user) for user in plan(cohort)]})
+def recipe_hash(users: list[DemoUser]) -> str:
+    """Identity of a cohort's content: who says what and how, and the version of the code that speaks it."""
+    return sha256_json({"version": RECIPE_VERSION, "users": [asdict(user) for user in users], "consent": CONSENT})
 
 
 def ssml(speech: Speech) -> str:
@@ -206,3 +215,45 @@ def speak_cohort(
             yield from items
             if advance:
                 advance(len(items))
+
+
+def make_demo(project_root: Path, workers: int | None = None, say: Callable[[str], None] = print) -> list[str]:
+    """Make the demo cohorts that are missing or not as the recipe says; returns the names of those that were made.
+
+    A cohort of the same name that somebody added from recordings is left alone. ``workers`` changes the time, never a
+    byte. Records data/ in data.dvc where something was made.
+    """
+    from pipeline.progress import progress
+
+    project = Project(Path(project_root))
+    made = []
+    for name, users in plans().items():
+        digest = recipe_hash(users)
+        state = _state(project.cohort(name), digest)
+        if state != "make":
+            say(f"{name}: {state}")
+            continue
+        record = CohortRecord(name, "en", CONSENT, MADE_BY, digest)
+        total = sum(len(user.speeches) for user in users)
+        with workspace(project, name) as folder, progress(f"speak {name}", total, "utterances") as advance:
+            items = speak_cohort(users, workers or min(4, os.cpu_count() or 1), advance)
+            full = build(folder / name, record, items, {})
+            publish(folder / name, project.cohort(name))
+        made.append(name)
+        say(f"{name}: {full.utterances} utterances of {len(full.users)} speakers, {full.seconds / 60:.1f} min")
+    if made:
+        track_with_dvc(project, say)
+    return made
+
+
+def _state(folder: Path, digest: str) -> str:
+    """``make``, or why a demo cohort need not or must not be made."""
+    if not folder.exists():
+        return "make"
+    try:
+        record = read_cohort(folder)
+    except InputError:
+        return "make"
+    if record.made_by != MADE_BY:
+        return "added from recordings under a demo cohort's name: left as it is"
+    return "there already" if record.created_from == digest and is_intact(folder, record) else "make"

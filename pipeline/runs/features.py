@@ -73,7 +73,7 @@ def _compute(context: Context, cohort: str, todo: list[Path], keys: dict[Path, s
         table, problems = result.value
         shard = todo[index]
         target = features_path(context.project.features(cohort), shard)
-        write_shard_features(target, table, keys[shard], identity, problems)
+        write_shard_features(table, target, keys[shard], identity, problems)
         for problem in problems:
             log.warning("features@%s: %s: %s", cohort, problem.item, problem.reason)
         costs.add(result)

@@ -30,11 +30,11 @@ class TranscriptWorker:
         # the name, not the folder: another node finds the package in its own environment
         self.transcriber = Transcriber(prepare_transcriber(model), beam_size, threads)
 
-    def work(self, shard: Shipment, advance: Callable[[int], None] | None = None) -> Any:
+    def work(self, shard: Shipment, told_too: bool, advance: Callable[[int], None] | None = None) -> Any:
         """One shard -> its transcripts."""
         from stages.pseudo_labels import transcribe_shard
 
-        return transcribe_shard(shard.unpack(), self.transcriber, advance)
+        return transcribe_shard(shard.unpack(), self.transcriber, told_too, advance)
 
 
 def run(context: Context, cohort: str) -> None:
@@ -52,14 +52,15 @@ def run(context: Context, cohort: str) -> None:
     shards = context.shards(cohort)
     folder = context.project.transcripts(cohort)
     model = context.settings.models.transcriber
-    keys = {shard: transcripts_key(sha256_file(shard), model, settings.beam_size) for shard in shards}
+    told_too = cohort not in settings.untold_only
+    keys = {shard: transcripts_key(sha256_file(shard), model, settings.beam_size, told_too) for shard in shards}
     todo = pending_shards(folder, keys)
     log.info("pseudo_labels@%s: %d of %d shard(s) to transcribe", cohort, len(todo), len(shards))
     with context.tracker.run("pseudo_labels", cohort=cohort) as run:
         run.params({"pseudo_labels": settings.model_dump(), "transcriber": model})
         run.metrics({"shards": len(shards), "shards_computed": len(todo)})
         if todo:
-            _transcribe(context, cohort, todo, keys, run)
+            _transcribe(context, cohort, todo, keys, told_too, run)
         tables = []
         for shard in shards:
             transcripts = folder / f"{shard.stem}.parquet"
@@ -71,7 +72,9 @@ def run(context: Context, cohort: str) -> None:
         _tell(cohort, table, run)
 
 
-def _transcribe(context: Context, cohort: str, todo: list[Path], keys: dict[Path, str], run: Any) -> None:
+def _transcribe(
+    context: Context, cohort: str, todo: list[Path], keys: dict[Path, str], told_too: bool, run: Any
+) -> None:
     settings = context.settings.pseudo_labels
     costs = Costs()
 
@@ -92,7 +95,7 @@ def _transcribe(context: Context, cohort: str, todo: list[Path], keys: dict[Path
             session,
             TranscriptWorker,
             (context.settings.models.transcriber, settings.beam_size, 1),
-            [(ship(shard, shared_disk=context.shares_disk),) for shard in todo],
+            [(ship(shard, shared_disk=context.shares_disk), told_too) for shard in todo],
             Placement(cpus=1),
             workers=settings.workers,
             retries=context.settings.ray.task_retries,

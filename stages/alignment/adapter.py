@@ -128,7 +128,9 @@ def apply_update(bridge: BridgeFormer, tensors: dict[str, np.ndarray], method: s
     for name, value in tensors.items():
         owner, _, part = name.rpartition(".")
         with torch.no_grad():
-            if method == "shira" and part == "gaps" and owner in layers:
+            if name == "frame_shift":
+                bridge.frame_shift.copy_(torch.from_numpy(value.astype(np.float32)))
+            elif method == "shira" and part == "gaps" and owner in layers:
                 indices, values = sparse.decode(value, tensors[f"{owner}.values"])
                 if len(indices) and int(indices[-1]) >= layers[owner].numel():
                     raise InputError(f"{owner}: index {int(indices[-1])} lies outside the layer: made for another base")

@@ -84,11 +84,21 @@ class Block(nn.Module):
 
 
 class BridgeFormer(nn.Module):
-    """Frames in; unit vectors in the LLM's embedding space and a blank score out, at 50 / K Hz."""
+    """Frames in; unit vectors in the LLM's embedding space and a blank score out, at 50 / K Hz.
+
+    ``frame_shift`` (F,) is added to every frame: zero in a base, and in a personal adapter the difference between
+    ``frame_mean`` (F,), the mean frame that the base was trained on, and the user's. It takes away most of what a
+    microphone and a voice add to every frame alike (cepstral mean normalisation, in the encoder's space).
+    """
+
+    frame_mean: Tensor
+    frame_shift: Tensor
 
     def __init__(self, config: BridgeFormerConfig) -> None:
         super().__init__()
         self.config = config
+        self.register_buffer("frame_mean", torch.zeros(config.encoder_width))
+        self.register_buffer("frame_shift", torch.zeros(config.encoder_width))
         self.norm = nn.LayerNorm(config.encoder_width * config.stack)
         self.enter = nn.Linear(config.encoder_width * config.stack, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -101,6 +111,7 @@ class BridgeFormer(nn.Module):
         """(B, T, F) frames and (B,) frame counts -> (B, S, D) unit vectors, (B, S) blank scores, (B,) step counts."""
         stack = self.config.stack
         batch, _, width = frames.shape
+        frames = frames + self.frame_shift
         frames = functional.pad(frames, (0, 0, 0, -frames.shape[1] % stack))  # T -> S * K
         steps = frames.reshape(batch, -1, width * stack)  # (B, S, K * F)
         counts = step_counts(lengths, stack)

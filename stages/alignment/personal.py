@@ -1,5 +1,6 @@
 """Personal adapters: a small change of a base adapter, learned in seconds from a few utterances of one user.
 
+First the user's frames are shifted so that their mean is the base's (see ``BridgeFormer.frame_shift``); then weights learn.
 Three methods, all through PEFT: ``shira`` changes a chosen 1 to 2 % of the linear weights (SHiRA, Bhardwaj et al., 2024,
 with the mask computed from the user's own utterances), ``lora`` adds a low-rank product, ``full`` changes everything.
 """
@@ -21,7 +22,7 @@ from stages.alignment import sparse
 from stages.alignment.adapter import pack_sparse
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.embedlink import EmbedLink
-from stages.alignment.trainer import Example, alignment_loss, collate, one_cycle
+from stages.alignment.trainer import Example, alignment_loss, collate, mean_frame, one_cycle
 
 ADAPTER = "personal"
 
@@ -87,6 +88,7 @@ def personalize(
     start = time.perf_counter()
     torch.manual_seed(config.seed)
     bridge = copy.deepcopy(base).eval()
+    bridge.frame_shift.copy_((base.frame_mean - mean_frame(examples)).half())  # as it will be stored
     total = sum(parameter.numel() for parameter in bridge.parameters())
     before = {name: value.detach().clone() for name, value in bridge.named_parameters()}
     if config.method == "shira":
@@ -108,6 +110,7 @@ def personalize(
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     curve = _train(trained, link, examples, parameters, config)
     tensors = _extract(trained, before, config.method)
+    tensors["frame_shift"] = bridge.frame_shift.numpy().astype(np.float16)
     trainable = sum(parameter.numel() for parameter in parameters)
     return PersonalResult(tensors, trainable, trainable / total, time.perf_counter() - start, curve)
 

@@ -64,6 +64,12 @@ def collate(examples: Sequence[Example]) -> tuple[Tensor, Tensor, list[Tensor]]:
     return frames, lengths, [example.target for example in examples]
 
 
+def mean_frame(examples: Sequence[Example]) -> Tensor:
+    """The (F,) mean over all frames of all examples."""
+    total = torch.stack([example.frames.sum(dim=0, dtype=torch.float64) for example in examples]).sum(dim=0)
+    return (total / sum(len(example.frames) for example in examples)).float()
+
+
 def mask_frames(frames: Tensor, lengths: Tensor, config: TrainConfig, generator: np.random.Generator) -> Tensor:
     """A copy of (B, T, F) frames with random stretches of time and bands of channels set to zero."""
     if not config.time_masks and not config.feature_masks:
@@ -105,6 +111,7 @@ class Trainer:
         self.config = config
         self.examples = list(examples)
         self.bridge = BridgeFormer(bridge_config)
+        self.bridge.frame_mean.copy_(mean_frame(self.examples))
         self.link = EmbedLink(rows)
         self.epoch = 0
         self.seconds = 0.0

@@ -1,0 +1,30 @@
+"""``python -m benchmarks AREA``: measure, write docs/benchmarks/<area>.json, then make the tables and plots anew."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from benchmarks.tables import write_tables
+from pipeline.cli import set_up_logging
+from stages.errors import EdgealignError
+
+AREAS = ("features", "alignment", "pipeline")
+
+
+def main(area: str) -> None:
+    """Run one area, ``all`` of them, or ``tables`` for the tables alone."""
+    if area not in (*AREAS, "all", "tables"):
+        raise EdgealignError(f"AREA={area}: not known. Areas: {', '.join(AREAS)}, all, tables.")
+    if area != "tables":
+        for name in AREAS if area == "all" else (area,):
+            import_module(f"benchmarks.{name}").run()
+    write_tables()
+
+
+if __name__ == "__main__":
+    set_up_logging()
+    try:
+        main(sys.argv[1] if len(sys.argv) > 1 else "all")
+    except EdgealignError as error:
+        sys.exit(f"error: {error}")

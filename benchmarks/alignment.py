@@ -1,0 +1,302 @@
+"""Alignment: quality of the base and of personal adapters on real speech, and how long they take.
+
+Speakers of a test set are never in its training set; a user's held-out sentences are never among the ones that trained.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import corpora
+from benchmarks.record import Figure, at_most, plain, write_area
+from pipeline.settings import Settings, load_settings
+from stages.alignment import adapter
+from stages.alignment.bridgeformer import BridgeFormer, BridgeFormerConfig
+from stages.alignment.embedlink import EmbedLink
+from stages.alignment.metrics import word_errors
+from stages.alignment.personal import PersonalConfig, personalize
+from stages.alignment.splits import hold_out_users
+from stages.alignment.trainer import Example, TrainConfig, Trainer, read_out_all
+from stages.alignment.vocabulary import Vocabulary
+from stages.examples import LabelledUtterance, by_user, to_examples
+from stages.models.identity import read_identity
+from stages.models.llm import embedding_rows, load_tokenizer
+from stages.personalize import UserSplit, split_user
+
+QUALITY = 0.06  # the WER of the time-to-quality figure
+FOLDS = (0, 1, 2)  # seeds: each holds out another fifth of the speakers
+PERSONAL_UTTERANCES = 8
+
+
+@dataclass
+class Bench:
+    """What every measurement shares."""
+
+    settings: Settings
+    llm: Path
+    tokenizer: Any
+    bridge: BridgeFormerConfig
+
+    @classmethod
+    def open(cls) -> Bench:
+        settings = load_settings(corpora.ROOT)
+        encoder, llm = corpora.models()
+        alignment = settings.alignment
+        bridge = BridgeFormerConfig(
+            encoder_width=read_identity(encoder).width,
+            llm_width=read_identity(llm).width,
+            stack=alignment.stack,
+            width=alignment.width,
+            layers=alignment.layers,
+            heads=alignment.heads,
+            dropout=alignment.dropout,
+        )
+        return cls(settings, llm, load_tokenizer(llm), bridge)
+
+    def train_config(self, seed: int, epochs: int | None = None) -> TrainConfig:
+        """The settings of params.yaml."""
+        base = self.settings.base
+        return TrainConfig(
+            epochs=epochs or base.epochs,
+            batch_size=base.batch_size,
+            learning_rate=base.learning_rate,
+            weight_decay=base.weight_decay,
+            embedding_weight=self.settings.alignment.embedding_weight,
+            seed=seed,
+        )
+
+    def link(self, vocabulary: Vocabulary) -> EmbedLink:
+        return EmbedLink(embedding_rows(self.llm, vocabulary.ids))
+
+    def examples(self, items: Sequence[LabelledUtterance], vocabulary: Vocabulary) -> list[Example]:
+        return to_examples(items, vocabulary, lambda text: vocabulary.rows_of(self.tokenizer, text))
+
+    def heard(
+        self, bridge: BridgeFormer, vocabulary: Vocabulary, items: Sequence[LabelledUtterance]
+    ) -> list[tuple[str, torch.Tensor]]:
+        """(text, soft tokens) of each utterance."""
+        frames = [torch.from_numpy(item.frames.astype(np.float32)) for item in items]
+        outputs = read_out_all(bridge, self.link(vocabulary), frames)
+        return [(vocabulary.text_of(self.tokenizer, output.rows), output.soft_tokens) for output in outputs]
+
+    def wer(self, bridge: BridgeFormer, vocabulary: Vocabulary, items: Sequence[LabelledUtterance]) -> float:
+        texts = [text for text, _ in self.heard(bridge, vocabulary, items)]
+        return word_errors([item.text for item in items], texts).wer
+
+
+@dataclass
+class Trained:
+    """A base and how it came to be."""
+
+    trainer: Trainer
+    vocabulary: Vocabulary
+    curve: list[tuple[float, float]]  # (seconds of training, WER on the test speakers)
+
+    def seconds_to(self, quality: float) -> float | None:
+        """Seconds of training until the WER stays at or under ``quality``; None where it never does."""
+        reached = None
+        for seconds, wer in self.curve:
+            if wer > quality:
+                reached = None
+            elif reached is None:
+                reached = seconds
+        return reached
+
+
+def train(
+    bench: Bench,
+    training: Sequence[LabelledUtterance],
+    test: Sequence[LabelledUtterance],
+    config: TrainConfig,
+) -> Trained:
+    """Train on ``training`` and measure on ``test`` after every epoch. The last epoch counts: nothing is chosen on ``test``."""
+    vocabulary = Vocabulary.of_texts(bench.tokenizer, [item.text for item in training])
+    rows = embedding_rows(bench.llm, vocabulary.ids)
+    trainer = Trainer(bench.bridge, config, bench.examples(training, vocabulary), rows)
+    curve = []
+    for _ in range(config.epochs):
+        trainer.run_epoch()
+        curve.append((round(trainer.seconds, 2), round(bench.wer(trainer.bridge, vocabulary, test), 4)))
+    trainer.bridge.eval()
+    return Trained(trainer, vocabulary, curve)
+
+
+def speakers(items: Sequence[LabelledUtterance], seed: int) -> tuple[list[LabelledUtterance], list[LabelledUtterance]]:
+    """(the other speakers' utterances, those of a fifth of the speakers)."""
+    unseen = hold_out_users({item.user for item in items}, 0.2, seed)
+    return [item for item in items if item.user not in unseen], [item for item in items if item.user in unseen]
+
+
+def real_speech(bench: Bench) -> tuple[list[Figure], dict[str, Any], Trained, list[LabelledUtterance]]:
+    """Base trained on AN4's other speakers."""
+    items = corpora.an4()
+    runs = []
+    for seed in FOLDS:
+        training, test = speakers(items, seed)
+        runs.append((train(bench, training, test, bench.train_config(seed)), test))
+    final = [run.curve[-1][1] for run, _ in runs]
+    times = [run.seconds_to(QUALITY) for run, _ in runs]
+    known = [seconds for seconds in times if seconds is not None]
+    note = f"each seed holds out another fifth of the 50 speakers; by seed: {final}"
+    figures = [at_most("wer_an4_unseen_speakers", statistics.mean(final), 0.035, "", seeds=FOLDS, note=note)]
+    if len(known) == len(times):
+        figures.append(
+            at_most("seconds_to_wer_0.06", statistics.median(known), 25.0, "s", seeds=FOLDS, note=f"by seed: {known}")
+        )
+    else:
+        figures.append(
+            Figure(
+                "seconds_to_wer_0.06",
+                None,
+                "s",
+                "≤ 25",
+                False,
+                FOLDS,
+                f"by seed: {times}; null: never in the epochs given",
+            )
+        )
+    curves = {f"seed {seed}": run.curve for seed, (run, _) in zip(FOLDS, runs, strict=True)}
+    return figures, {"an4_unseen_speakers": curves}, runs[0][0], runs[0][1]
+
+
+def synthetic_to_real(bench: Bench) -> tuple[list[Figure], dict[str, Any], Trained]:
+    """Base trained on the synthetic cohort alone, measured on all of AN4."""
+    training, test = corpora.synthetic(), corpora.an4()
+    runs = [train(bench, training, test, bench.train_config(seed)) for seed in FOLDS]
+    final = [run.curve[-1][1] for run in runs]
+    note = f"trained on base-synthetic only, all 50 AN4 speakers judge; by seed: {final}"
+    figures = [at_most("wer_an4_synthetic_base", statistics.mean(final), 0.20, "", seeds=FOLDS, note=note)]
+    curves = {f"seed {seed}": run.curve for seed, run in zip(FOLDS, runs, strict=True)}
+    return figures, {"synthetic_to_an4": curves}, runs[0]
+
+
+def personal(bench: Bench, base: Trained) -> tuple[list[Figure], dict[str, Any]]:
+    """Sparse personal adapters of every AN4 user on the synthetic base, stored and read back in the compact form."""
+    chosen = bench.settings.personalize
+    config = PersonalConfig(
+        method=chosen.method,
+        density=chosen.density,
+        mask=chosen.mask,
+        steps=chosen.steps,
+        batch_size=chosen.batch_size,
+        learning_rate=chosen.learning_rate,
+        embedding_weight=bench.settings.alignment.embedding_weight,
+        seed=chosen.seed,
+    )
+    figures, plots = [], {}
+    methods = {"shira": config, "full": replace(config, method="full", learning_rate=3e-4)}
+    methods["lora"] = replace(config, method="lora", learning_rate=1e-3)
+    for name, method in methods.items():
+        found = [_one_user(bench, base, split, method) for split in _splits()]
+        before = sum(item["base_errors"] for item in found) / sum(item["words"] for item in found)
+        after = sum(item["errors"] for item in found) / sum(item["words"] for item in found)
+        seconds = statistics.median(item["seconds"] for item in found)
+        size = max(item["bytes"] for item in found)
+        note = f"{len(found)} AN4 users, ≤ {PERSONAL_UTTERANCES} utterances each; WER {before:.4f} before, {after:.4f} after"
+        plots[name] = [{"user": item["user"], "base": item["base_wer"], "personal": item["wer"]} for item in found]
+        if name == chosen.method:
+            figures += [
+                at_most("personal_wer_over_base_wer", after / before, 0.6, "", note=note),
+                at_most("personal_train_seconds", seconds, 5.0, "s", note="median over users"),
+                at_most("personal_adapter_bytes", size, 100_000, "bytes", note="largest, compact form on disk"),
+                plain("personal_density", found[0]["density"], "share of weights"),
+            ]
+        else:
+            figures += [
+                plain(f"personal_wer_over_base_wer_{name}", after / before, "", note=note),
+                plain(f"personal_train_seconds_{name}", seconds, "s"),
+                plain(f"personal_adapter_bytes_{name}", size, "bytes"),
+            ]
+    return figures, {"personal": plots}
+
+
+def _splits() -> list[tuple[str, UserSplit]]:
+    found = []
+    for user, items in by_user(corpora.an4()).items():
+        split = split_user(items, PERSONAL_UTTERANCES, 4, 0)
+        if isinstance(split, UserSplit):
+            found.append((user, split))
+    return found
+
+
+def _one_user(bench: Bench, base: Trained, named: tuple[str, UserSplit], config: PersonalConfig) -> dict[str, Any]:
+    user, split = named
+    vocabulary = base.vocabulary.grown(bench.tokenizer, [item.text for item in split.train])
+    link = bench.link(vocabulary)
+    result = personalize(base.trainer.bridge, link, bench.examples(split.train, vocabulary), config)
+    record = adapter.AdapterRecord("personal", config.method, bench.bridge.to_json(), "", "", list(vocabulary.ids))
+    merged = BridgeFormer(bench.bridge)
+    merged.load_state_dict(base.trainer.bridge.state_dict())
+    with tempfile.TemporaryDirectory() as folder:
+        adapter.save(Path(folder) / "user", result.tensors, record)
+        size = (Path(folder) / "user" / "adapter.safetensors").stat().st_size
+        adapter.apply_update(merged, adapter.read_tensors(Path(folder) / "user", record), config.method)
+    texts = [item.text for item in split.held_out]
+    before = word_errors(texts, [text for text, _ in bench.heard(base.trainer.bridge, base.vocabulary, split.held_out)])
+    after = word_errors(texts, [text for text, _ in bench.heard(merged.eval(), vocabulary, split.held_out)])
+    return {
+        "user": user,
+        "words": before.words,
+        "base_errors": before.errors,
+        "errors": after.errors,
+        "base_wer": before.wer,
+        "wer": after.wer,
+        "seconds": result.seconds,
+        "bytes": size,
+        "density": result.density,
+    }
+
+
+def llm_repeats(bench: Bench, base: Trained, test: Sequence[LabelledUtterance]) -> list[Figure]:
+    """The LLM asked to repeat: WER from audio against WER from the reference text, the same prompt for both."""
+    from stages.alignment.injection import embed_text, generate_replies, repeat_prompt
+    from stages.models.llm import load_llm
+
+    model, tokenizer = load_llm(bench.llm)
+    heard = bench.heard(base.trainer.bridge, base.vocabulary, test)
+    start = time.perf_counter()
+    from_audio = generate_replies(
+        model,
+        tokenizer,
+        [repeat_prompt(model, tokenizer, soft) for _, soft in heard],
+        bench.settings.evaluate.max_new_tokens,
+    )
+    from_text = generate_replies(
+        model,
+        tokenizer,
+        [repeat_prompt(model, tokenizer, embed_text(model, tokenizer, item.text)) for item in test],
+        bench.settings.evaluate.max_new_tokens,
+    )
+    seconds = time.perf_counter() - start
+    texts = [item.text for item in test]
+    audio, text = word_errors(texts, from_audio).wer, word_errors(texts, from_text).wer
+    note = (
+        f"{len(test)} utterances of unseen AN4 speakers; WER {audio:.4f} from audio, {text:.4f} from the reference text"
+    )
+    return [
+        at_most("llm_gap", audio - text, 0.01, "", note=note),
+        plain("llm_wer_audio", audio, ""),
+        plain("llm_wer_reference_text", text, ""),
+        plain("llm_seconds_per_reply", seconds / (2 * len(test)), "s", note="batched"),
+    ]
+
+
+def run() -> Path:
+    """Measure everything and write docs/benchmarks/alignment.json."""
+    bench = Bench.open()
+    torch.set_num_threads(torch.get_num_threads())
+    figures, plots, base, test = real_speech(bench)
+    figures += llm_repeats(bench, base, test)
+    more, curves, synthetic_base = synthetic_to_real(bench)
+    figures, plots = [*figures, *more], {**plots, **curves}
+    more, curves = personal(bench, synthetic_base)
+    return write_area("alignment", [*figures, *more], {**plots, **curves})

@@ -1,0 +1,122 @@
+"""The ``edgealign`` command. Heavy libraries are imported by the command that needs them, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from enum import Enum
+from pathlib import Path
+
+import typer
+
+from pipeline.tracking.cli import app as tracking_app
+from stages.errors import EdgealignError
+
+app = typer.Typer(
+    help="Personal speech adapters that let a frozen LLM on a small device understand each user directly.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.add_typer(tracking_app, name="tracking", help="MLflow: open the UI, list runs, replay the spool.")
+
+
+class Stage(str, Enum):
+    """The stages of dvc.yaml."""
+
+    models = "models"
+    features = "features"
+    pseudo_labels = "pseudo_labels"
+    base_inputs = "base_inputs"
+    base = "base"
+    personalize = "personalize"
+    evaluate = "evaluate"
+    report = "report"
+
+
+OF_A_COHORT = {Stage.features, Stage.pseudo_labels, Stage.personalize, Stage.evaluate}
+
+
+@app.command()
+def stage(
+    name: Stage = typer.Argument(..., help="Which stage of dvc.yaml."),
+    cohort: str = typer.Argument("", help="The cohort, for a stage that has one run a cohort."),
+) -> None:
+    """Run one stage of dvc.yaml by itself (`dvc repro` calls this; what is already done is not done again)."""
+    from importlib import import_module
+
+    from pipeline.runs.common import Context
+
+    if (name in OF_A_COHORT) != bool(cohort):
+        needed = "needs a cohort" if name in OF_A_COHORT else "takes no cohort"
+        raise EdgealignError(f"edgealign stage {name.value}: {needed}. See `edgealign stage --help`.")
+    module = import_module(f"pipeline.runs.{name.value}")
+    arguments = (cohort,) if cohort else ()
+    module.run(Context.open(), *arguments)
+
+
+@app.command()
+def demo() -> None:
+    """Make the demo cohorts, run `dvc repro` through every stage on an embedded Ray, and print what came out."""
+    from pipeline.demo import run_demo
+
+    run_demo()
+
+
+@app.command()
+def show() -> None:
+    """Print the table of the last report: base and personal WER of every user, and what each adapter cost."""
+    from pipeline.demo import print_summary
+    from pipeline.runs.common import Context
+
+    print_summary(Context.open())
+
+
+@app.command()
+def transcribe(
+    file: Path = typer.Argument(..., help="A recording: any format and rate that libsndfile reads."),
+    user: str = typer.Option("", help="Use this user's personal adapter; USER or COHORT/USER. Default: the base."),
+) -> None:
+    """Write down what the adapter hears in a recording (no LLM is loaded)."""
+    from pipeline.ask import transcribe_file
+
+    transcribe_file(file, user)
+
+
+@app.command()
+def ask(
+    file: Path = typer.Argument(..., help="A recording: any format and rate that libsndfile reads."),
+    user: str = typer.Option("", help="Use this user's personal adapter; USER or COHORT/USER. Default: the base."),
+    instruction: str = typer.Option(
+        "", help="What the LLM is told before it hears the recording. Default: answer the user."
+    ),
+    max_new_tokens: int = typer.Option(64, min=1, help="Longest reply."),
+) -> None:
+    """Hand a recording to the LLM as soft tokens: read-out, reply, and how long each step took."""
+    from pipeline.ask import ask_file
+
+    ask_file(file, user, instruction, max_new_tokens)
+
+
+def set_up_logging() -> None:
+    """Plain lines to standard error: INFO of our own, warnings of others."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for name in ("edgealign", "pipeline"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def run_app(run: typer.Typer) -> None:
+    """Run a command line; an error that a person is meant to read ends it with one message and status 1."""
+    set_up_logging()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        run()
+    except EdgealignError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(1)
+
+
+def main() -> None:
+    """Entry point."""
+    run_app(app)

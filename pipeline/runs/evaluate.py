@@ -1,0 +1,156 @@
+"""The ``evaluate`` stage: every user's held-out utterances through base, personal adapter, cascade and LLM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.cluster.placement import Placement
+from pipeline.cluster.session import connect
+from pipeline.cluster.shipping import Shipment, ship
+from pipeline.cluster.work import Result, run_actors
+from pipeline.progress import progress
+from pipeline.runs.base import load_labelled
+from pipeline.runs.common import Context, Costs, log, tell_failures, worker_threads
+from stages.atomic import write_json
+from stages.errors import InputError
+
+
+class EvaluationWorker:
+    """Loads base adapter and LLM once, then judges one user after another. Runs on any node."""
+
+    def __init__(self, base: Shipment, llm: Shipment, settings: Any, threads: int) -> None:
+        import torch
+
+        from stages.listener import Listener
+        from stages.models.llm import load_llm
+
+        torch.set_num_threads(threads)
+        self.base_folder, self.llm_folder = base.unpack(), llm.unpack()
+        self.base = Listener.load(self.base_folder, self.llm_folder)
+        self.settings = settings
+        self.llm = load_llm(self.llm_folder) if settings.utterances else None
+
+    def work(
+        self, adapter: Shipment | None, held_out: list[Any], advance: Callable[[int], None] | None = None
+    ) -> dict[str, Any]:
+        """One user's figures."""
+        from stages.evaluate import evaluate_user
+        from stages.listener import Listener
+
+        personal = None
+        if adapter is not None:
+            personal = Listener.load(self.base_folder, self.llm_folder, adapter.unpack())
+        return evaluate_user(self.base, personal, held_out, self.llm, self.settings, advance)
+
+
+def run(context: Context, cohort: str) -> None:
+    """Judge every user of the cohort that has an adapter; write ``metrics/<cohort>.json`` and the full evaluation."""
+    from stages.evaluate import LlmSettings, pool
+
+    project, settings = context.project, context.settings
+    folders, held_out = _held_out(context, cohort)
+    chosen = LlmSettings(
+        settings.evaluate.llm_utterances, settings.evaluate.max_new_tokens, settings.evaluate.instruction
+    )
+    users: dict[str, dict[str, Any]] = {}
+    costs = Costs()
+    names = list(folders)
+
+    def done(index: int, result: Result) -> None:
+        costs.add(result)
+        users[names[index]] = {**_of_training(folders[names[index]]), **result.value}
+
+    with context.tracker.run("evaluate", cohort=cohort) as run:
+        run.params({"evaluate": settings.evaluate.model_dump()})
+        if names:
+            shared = context.shares_disk
+            with (
+                connect(project, settings) as session,
+                progress(f"evaluate@{cohort}", sum(map(len, held_out.values())), "utterances") as advance,
+            ):
+                failures = run_actors(
+                    session,
+                    EvaluationWorker,
+                    (
+                        ship(project.base_adapter, shared_disk=shared),
+                        ship(project.llm, shared_disk=shared),
+                        chosen,
+                        worker_threads(),
+                    ),
+                    [(ship(folders[name], shared_disk=shared), held_out[name]) for name in names],
+                    Placement(cpus=1),
+                    workers=1,  # one LLM in memory, with all cores
+                    retries=settings.ray.task_retries,
+                    on_result=done,
+                    on_advance=advance,
+                    describe=lambda index: f"{cohort}/{names[index]}",
+                )
+            tell_failures(f"evaluate@{cohort}", failures, len(names))
+        together = pool(users)
+        skipped = _skipped(project.adapters(cohort))
+        content = {"cohort": cohort, "users": dict(sorted(users.items())), "skipped": skipped, "all": together}
+        write_json(project.evaluation(cohort), content)
+        write_json(project.metrics(cohort), figures_alone(content))
+        run.metrics({**together, **costs.metrics(), "users": len(users)})
+        run.artifact(project.metrics(cohort), "metrics")
+        for user, found in users.items():
+            with run.child("evaluate", user=user, device_kind=found.get("device_kind")) as child:
+                child.metrics({name: value for name, value in found.items() if isinstance(value, (int, float))})
+                child.metrics({"wer": found["personal"]["wer"], "base_wer": found["base"]["wer"]})
+                child.tags({"adapter_sha256": found["adapter_sha256"]})
+    log.info("evaluate@%s: WER %s with personal adapters, %s base", cohort, together["wer"], together["base_wer"])
+
+
+def _held_out(context: Context, cohort: str) -> tuple[dict[str, Path], dict[str, list[Any]]]:
+    """Each user's adapter folder and the held-out utterances that its record names."""
+    from stages.alignment.adapter import read_record
+    from stages.features import read_features
+
+    by_name = {item.utterance: item for item in load_labelled(context, [cohort], read_features)}
+    folders, held_out = {}, {}
+    for path in sorted(context.project.adapters(cohort).glob("*/adapter.json")):
+        record = read_record(path.parent)
+        missing = [name for name in record.held_out_utterances if name not in by_name]
+        if missing:
+            raise InputError(
+                f"{path}: holds out {missing[0]}, which has no features or label now. Run `dvc repro personalize@{cohort}`."
+            )
+        folders[path.parent.name] = path.parent
+        held_out[path.parent.name] = [by_name[name] for name in record.held_out_utterances]
+    return folders, held_out
+
+
+def _of_training(folder: Path) -> dict[str, Any]:
+    """What an adapter's record says of its training, by DESIGN's names."""
+    from stages.alignment.adapter import read_record
+
+    record = read_record(folder)
+    kept = ("train_seconds", "utterances", "trainable_parameters", "density", "peak_rss_bytes", "bytes_exchanged")
+    return {
+        **{name: record.metrics.get(name) for name in kept},
+        "adapter_bytes": (folder / "adapter.safetensors").stat().st_size,
+        "adapter_sha256": record.weights_sha256,
+        "method": record.method,
+        "device": record.device.get("model", "unknown"),
+        "device_kind": record.device.get("kind", "unknown"),
+        "curve": record.metrics.get("curve", {}).get("loss", []),
+    }
+
+
+def _skipped(folder: Path) -> dict[str, str]:
+    import json
+
+    path = folder / "skipped.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def figures_alone(content: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation without curves and examples: what `dvc metrics` compares."""
+    left_out = ("curve", "examples")
+    users = {
+        user: {name: value for name, value in found.items() if name not in left_out}
+        for user, found in content["users"].items()
+    }
+    return {**content, "users": users}

@@ -1,0 +1,235 @@
+"""A whole project through `dvc repro`: real DVC, real Ray, real models, real MLflow, from recordings to the summary.
+
+Small on purpose (a few speakers, two epochs): it shows that every stage runs on the one before and that only what is new is
+computed. How good the results are is measured by the benchmarks.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+AN4 = Path(os.environ.get("EDGEALIGN_AN4") or ROOT.parent / "shared" / "data" / "an4")
+
+pytestmark = [pytest.mark.integration, pytest.mark.models, pytest.mark.timeout(1500)]
+
+SENTENCES = (
+    "turn on the kitchen light",
+    "set a timer for ten minutes",
+    "four one two seven",
+    "what is the weather today",
+    "j o h n s o n",
+    "enter f six three",
+    "call my sister now",
+    "september fourteenth",
+    "stop",
+    "play some music",
+    "erase q e j",
+    "nineteen eighty two",
+)
+
+
+class Checkout:
+    """A project folder outside the checkout, with this checkout's code."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+        shutil.copy(ROOT / "dvc.yaml", folder)
+        params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+        params |= {"cohorts": [], "base_cohorts": [], "personal_cohorts": []}
+        params["pseudo_labels"]["untold_only"] = []
+        params["pseudo_labels"]["beam_size"] = 1
+        params["base"] |= {"epochs": 2, "dev_users": 0.2}
+        params["alignment"] |= {"width": 128, "layers": 1}
+        params["personalize"] |= {"steps": 5, "train_utterances": 4}
+        params["evaluate"] |= {"llm_utterances": 1, "max_new_tokens": 8}
+        (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+        (folder / ".gitignore").write_text(".edgealign/\n", encoding="utf-8")
+        self.run("git", "init", "--quiet")
+        self.run(sys.executable, "-m", "dvc", "init", "--quiet")
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=1200, check=False
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{command}: status {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-6000:]}")
+        return done
+
+    def edgealign(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-m", "pipeline", *arguments, check=check)
+
+    def repro(self) -> list[str]:
+        """`dvc repro`; the names of the stages that ran."""
+        done = self.run(sys.executable, "-m", "dvc", "repro")
+        return re.findall(r"^Running stage '([^']+)'", done.stdout, re.MULTILINE)
+
+    def json(self, path: str) -> dict:
+        return json.loads((self.folder / path).read_text(encoding="utf-8"))
+
+
+def speak(folder: Path, voices: dict[str, str], sentences: tuple[str, ...]) -> Path:
+    """Recordings of voices as WAV files and their CSV."""
+    import soundfile
+
+    from pipeline.cohorts.espeak import Speaker, Voice
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for user, voice in voices.items():
+        speaker = Speaker()
+        speaker.use(Voice(voice, 160))
+        for place, sentence in enumerate(sentences):
+            name = f"{user}-{place:02d}.wav"
+            soundfile.write(folder / name, speaker.speak(f"<speak>{sentence}</speak>"), speaker.rate_hz)
+            rows.append((name, user, sentence))
+    with (folder / "transcripts.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("file", "user", "text"), *rows])
+    return folder / "transcripts.csv"
+
+
+@pytest.fixture(scope="module")
+def spoken_project(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A base cohort of five voices, taken through every stage but the personal ones' users."""
+    project = Checkout(tmp_path_factory.mktemp("repro") / "project")
+    voices = {"ann": "en-us+f2", "bob": "en-gb+m3", "cid": "en-us+m1", "dot": "en-gb-scotland+f4", "eve": "en-029+f1"}
+    table = speak(project.folder.parent / "recordings", voices, SENTENCES)
+    # one more user, with one recording: too few for an adapter
+    with table.open("a", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerow(("lone.wav", "lone", "stop"))
+    shutil.copy(table.parent / "ann-08.wav", table.parent / "lone.wav")
+    project.edgealign("cohort", "add", "home", "--audio", str(table.parent), "--transcripts", str(table), "--base")
+    return project
+
+
+def test_every_stage_runs_and_the_summary_has_its_metrics(spoken_project: Checkout) -> None:
+    ran = spoken_project.repro()
+    steps = [
+        "features@home",
+        "pseudo_labels@home",
+        "base_inputs",
+        "base",
+        "personalize@home",
+        "evaluate@home",
+        "report",
+    ]
+    assert set(ran) == {"models", *steps}
+    summary = spoken_project.json("metrics/summary.json")
+    user = summary["cohorts"]["home"]["users"]["ann"]
+    names = "wer cer base_wer cascade_wer llm_wer response_agreement response_kl train_seconds utterances"
+    for name in [*names.split(), "trainable_parameters", "adapter_bytes", "peak_rss_bytes"]:
+        assert isinstance(user[name], (int, float)), name
+    assert user["device_kind"] == "virtual"
+    assert user["adapter_bytes"] < 100_000
+    assert "1 labelled utterance" in summary["cohorts"]["home"]["skipped"]["lone"]
+    assert "ann" in (spoken_project.folder / "plots" / "report.html").read_text(encoding="utf-8")
+
+
+def test_nothing_runs_again_when_nothing_changed(spoken_project: Checkout) -> None:
+    assert spoken_project.repro() == []
+
+
+def test_every_run_is_in_mlflow_with_its_lineage(spoken_project: Checkout) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{spoken_project.folder}/.edgealign/mlflow/mlflow.db")
+    experiment = client.get_experiment_by_name("edgealign")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=500)
+    stages = {run.data.tags.get("stage") for run in runs}
+    assert {"models", "features", "pseudo_labels", "base", "personalize", "evaluate", "report"} <= stages
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    [ann] = [r for r in runs if r.data.tags.get("user") == "ann" and r.data.tags["stage"] == "personalize"]
+    assert ann.data.tags["device_kind"] == "virtual"
+    assert len(ann.data.tags["data_md5"]) > 30
+    assert {item.path for item in client.list_artifacts(ann.info.run_id, "adapter")} == {
+        "adapter/adapter.json",
+        "adapter/adapter.safetensors",
+    }
+    assert len(client.get_metric_history(ann.info.run_id, "loss")) == 5
+
+
+def test_an_adapter_answers(spoken_project: Checkout) -> None:
+    recording = spoken_project.folder.parent / "recordings" / "ann-00.wav"
+    heard = spoken_project.edgealign("transcribe", str(recording), "--user", "ann")
+    assert heard.stdout.startswith("home/ann heard:")
+    reply = spoken_project.edgealign("ask", str(recording), "--user", "home/ann", "--max-new-tokens", "4", check=False)
+    # two epochs on five voices may hear nothing at all; then it says so instead of asking the LLM about nothing
+    assert "reply:" in reply.stdout or "heard no word" in reply.stderr
+    unknown = spoken_project.edgealign("transcribe", str(recording), "--user", "zoe", check=False)
+    assert unknown.returncode == 1
+    assert "home/ann" in unknown.stderr
+
+
+def test_another_cohort_runs_just_its_own_stages(spoken_project: Checkout) -> None:
+    table = speak(spoken_project.folder.parent / "more", {"fay": "en-us+f5"}, SENTENCES)
+    # a recording that is no audio is set aside, the others go in
+    (table.parent / "broken.wav").write_text("not audio")
+    with table.open("a", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerow(("broken.wav", "fay", "stop"))
+    added = spoken_project.edgealign("cohort", "add", "away", "--audio", str(table.parent), "--transcripts", str(table))
+    assert "broken.wav" in added.stdout + added.stderr
+    before = (spoken_project.folder / "artifacts" / "adapters" / "base" / "adapter.json").read_bytes()
+    ran = spoken_project.repro()
+    own = {f"{stage}@away" for stage in ("features", "pseudo_labels", "personalize", "evaluate")}
+    assert own | {"base_inputs", "report"} == set(ran)
+    assert (spoken_project.folder / "artifacts" / "adapters" / "base" / "adapter.json").read_bytes() == before
+    assert set(spoken_project.json("metrics/summary.json")["cohorts"]) == {"home", "away"}
+
+
+def test_no_process_of_a_repro_is_left(spoken_project: Checkout) -> None:
+    import time
+
+    import psutil
+
+    def left() -> list[str]:
+        found = []
+        for process in psutil.process_iter(["cmdline", "environ"]):
+            environment = process.info["environ"] or {}
+            if environment.get("PWD") == str(spoken_project.folder):
+                found.append(" ".join(process.info["cmdline"] or []))
+        return found
+
+    deadline = time.monotonic() + 60
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert left() == []
+
+
+@pytest.mark.an4
+@pytest.mark.skipif(not (AN4 / "transcripts.csv").is_file(), reason=f"AN4 is not in {AN4}; set EDGEALIGN_AN4")
+def test_an4_goes_in_and_through_every_stage(tmp_path: Path) -> None:
+    """Eight people of AN4: six train the base and all eight are personalised."""
+    project = Checkout(tmp_path / "project")
+    with (AN4 / "transcripts.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    users = sorted({row["user"] for row in rows})[:8]
+    table = tmp_path / "transcripts.csv"
+    with table.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ("file", "user", "text"))
+        writer.writeheader()
+        writer.writerows({**row, "file": row["file"].removeprefix("audio/")} for row in rows if row["user"] in users)
+    audio = str(AN4 / "audio")
+    project.edgealign("cohort", "add", "an4", "--audio", audio, "--transcripts", str(table), "--base")
+    project.repro()
+    summary = project.json("metrics/summary.json")
+    assert sorted(summary["cohorts"]["an4"]["users"]) == users
+    assert summary["overall"]["test_utterances"] > 20
+    assert 0.0 <= summary["overall"]["cascade_wer"] < 1.5

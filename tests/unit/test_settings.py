@@ -1,0 +1,76 @@
+"""params.yaml: typed, checked, never coerced silently."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.settings import Settings, load_settings
+from stages.errors import SettingsError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def written(folder: Path, **changes: object) -> Path:
+    content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            content[section][name] = value
+        else:
+            content[section] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return folder
+
+
+def test_the_projects_own_params_are_good() -> None:
+    assert load_settings(ROOT).alignment.method == "embedlink"
+
+
+def test_every_setting_of_the_model_stands_in_params_yaml() -> None:
+    content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for section, field in Settings.model_fields.items():
+        known = getattr(field.annotation, "model_fields", None)
+        if known is not None:
+            assert set(content[section]) == set(known), section
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"base__epohcs": 3}, "base.epohcs: unknown key. Known keys there: epochs"),
+        ({"base__epochs": "3"}, "base.epochs"),
+        ({"base__epochs": 2.5}, "base.epochs"),
+        ({"base__epochs": 0}, "greater than or equal to 1"),
+        ({"personalize__density": 2.0}, "less than or equal to 1"),
+        ({"personalize__method": "magic"}, "'shira', 'lora' or 'full'"),
+        ({"alignment__heads": 7}, "multiple of heads"),
+        ({"base_cohorts": ["elsewhere"]}, "elsewhere"),
+        ({"cohorts": ["Bad Name"]}, "not a cohort name"),
+        ({"tracking": None}, "tracking"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_was_needed(tmp_path: Path, change: dict[str, object], said: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_settings(written(tmp_path, **change))
+    assert said in str(caught.value)
+    assert "params.yaml" in str(caught.value)
+
+
+def test_all_broken_settings_are_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"2 setting\(s\)"):
+        load_settings(written(tmp_path, base__epochs=0, features__padding_s="wide"))
+
+
+@pytest.mark.parametrize("content", ["- a list\n", "{unclosed\n", "\x00"])
+def test_what_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "params.yaml").write_text(content, encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"params\.yaml"):
+        load_settings(tmp_path)
+
+
+def test_a_missing_file_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="project's folder"):
+        load_settings(tmp_path)
