@@ -61,7 +61,7 @@ def normalise(text: str, language: str = "en") -> str:
     ``language`` is an ISO 639-1 code, with or without a region. Case never tells a spelled name ("JOHN") from a loud one,
     so only "J-O-H-N", "J.O.H.N." and "J O H N" become letters.
     """
-    return _normalise(text, _code(language))
+    return _normalise(text, language_code(language))
 
 
 @lru_cache(maxsize=65_536)
@@ -121,7 +121,8 @@ def _foreign_number(digits: str, code: str) -> str:
         return " "  # problems_of refuses such a text: it would lose a word
 
 
-def _code(language: str) -> str:
+def language_code(language: str) -> str:
+    """ISO 639-1 code of a language that may carry a region ("en-US" -> "en")."""
     return re.split(r"[-_]", language.strip().lower())[0] or "en"
 
 
@@ -131,7 +132,7 @@ def problems_of(text: str, language: str = "en") -> str | None:
         return "empty transcript: no text was given"
     if len(text) > MAX_CHARACTERS:
         return f"too long: {len(text)} characters, at most {MAX_CHARACTERS} make one utterance"
-    code = _code(language)
+    code = language_code(language)
     wanted = SCRIPTS.get(code, ("LATIN",))
     for char in unicodedata.normalize("NFKC", APOSTROPHES.sub("'", text)):
         script = unicodedata.name(char, "UNKNOWN").split()[0] if char.isalpha() else wanted[0]

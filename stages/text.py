@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from stages.cascade import fair_cascade
-from stages.spoken_form import TEXT_VERSION, from_transcriber, normalise, problems_of, scoring_form
+from stages.spoken_form import TEXT_VERSION, from_transcriber, language_code, normalise, problems_of, scoring_form
 
-__all__ = ["TEXT_VERSION", "fair_cascade", "from_transcriber", "normalise", "problems_of", "scoring_form"]
+__all__ = [
+    "TEXT_VERSION",
+    "fair_cascade",
+    "from_transcriber",
+    "language_code",
+    "normalise",
+    "problems_of",
+    "scoring_form",
+]

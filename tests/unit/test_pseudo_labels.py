@@ -1,0 +1,193 @@
+"""Transcripts and labels of a shard, with a teacher that says what it is told to say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from helpers_models import tone
+
+from stages.atomic import sha256_bytes
+from stages.audio import encode_flac
+from stages.pseudo_labels import (
+    TRANSCRIPTS,
+    Rules,
+    Transcript,
+    label_table,
+    labels_key,
+    transcribe_shard,
+    transcripts_key,
+)
+from stages.schema import LABELS, write_table
+from stages.shards import ShardItem, write_shards
+
+GRANTED = {"status": "granted"}
+SURE = Transcript("Turn on the lights.", 0.9, 0.1, 1.0)
+
+
+class Saying:
+    """A teacher of English that hears the same in every recording and counts them."""
+
+    identity = "saying@1"
+
+    def __init__(self, heard: Transcript = SURE) -> None:
+        self.heard = heard
+        self.count = 0
+
+    def speaks(self, language: str) -> bool:
+        return language == "en"
+
+    def transcribe(self, samples: np.ndarray, language: str) -> Transcript:
+        assert samples.dtype == np.float32
+        self.count += 1
+        return self.heard
+
+
+def item(utterance: str = "u1", text: str | None = None, seconds: float = 2.0, **fields: Any) -> ShardItem:
+    audio = encode_flac(tone(seconds))
+    values = {"user": "ann", "language": "en", "consent": GRANTED, "source_sha256": "0" * 64} | fields
+    return ShardItem(utterance, text=text, duration_s=seconds, audio=audio, audio_sha256=sha256_bytes(audio), **values)
+
+
+def labels_of(
+    folder: Path, items: list[ShardItem], teacher: Saying | None = None, rules: Rules | None = None
+) -> list[dict[str, Any]]:
+    """Rows of the labels after both steps."""
+    shard = write_shards(items, folder / "shards")[0]
+    table, _ = transcribe_shard(shard, teacher or Saying(), True)
+    write_table(table, folder / "transcripts.parquet")
+    labels = label_table(shard, folder / "transcripts.parquet", rules or Rules())
+    assert labels.schema.equals(LABELS)
+    return labels.to_pylist()
+
+
+def test_a_human_transcript_wins_and_is_brought_to_spoken_form(tmp_path: Path) -> None:
+    (row,) = labels_of(tmp_path, [item(text="Call 5 people!")])
+    assert (row["text"], row["source"], row["confidence"], row["accepted"]) == ("call five people", "human", 1.0, True)
+
+
+def test_the_teacher_is_kept_beside_a_human_transcript_as_it_wrote(tmp_path: Path) -> None:
+    (row,) = labels_of(tmp_path, [item(text="yes")])
+    assert row["teachers"] == [{"name": "saying@1", "text": "Turn on the lights.", "score": 0.9}]
+
+
+def test_a_sure_transcript_becomes_a_label(tmp_path: Path) -> None:
+    (row,) = labels_of(tmp_path, [item()])
+    assert (row["text"], row["source"], row["confidence"]) == ("turn on the lights", "pseudo", 0.9)
+    assert (row["accepted"], row["reason"]) == (True, "")
+
+
+def test_capitals_of_the_teacher_are_letters(tmp_path: Path) -> None:
+    (row,) = labels_of(tmp_path, [item()], Saying(replace(SURE, text="Erase NTD.")))
+    assert row["text"] == "erase n t d"
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"score": 0.59}, "unsure"),
+        ({"no_speech": 0.61}, "no speech"),
+        ({"compression": 2.5}, "repetition"),
+        ({"text": "no " * 13}, "too fast"),
+        ({"text": "123456789012345"}, "too fast"),
+        ({"text": ""}, "empty transcript"),
+        ({"text": "Привет"}, "another script"),
+        ({"text": "..."}, "no words"),
+    ],
+)
+def test_a_doubtful_transcript_is_rejected_with_its_reason(tmp_path: Path, change: dict[str, Any], kind: str) -> None:
+    (row,) = labels_of(tmp_path, [item()], Saying(replace(SURE, **change)))
+    assert (row["accepted"], row["text"], row["reason"].split(":")[0]) == (False, None, kind)
+
+
+def test_what_is_on_a_threshold_passes(tmp_path: Path) -> None:
+    (row,) = labels_of(tmp_path, [item()], Saying(Transcript("no " * 12, 0.6, 0.6, 2.4)))
+    assert row["accepted"]
+
+
+def test_a_human_transcript_is_not_judged_by_the_teachers_doubts(tmp_path: Path) -> None:
+    (row,) = labels_of(tmp_path, [item(text="yes")], Saying(Transcript("", 0.0, 1.0, 1.0)))
+    assert row["accepted"]
+
+
+def test_another_rule_judges_the_same_transcripts_anew(tmp_path: Path) -> None:
+    assert labels_of(tmp_path, [item()])[0]["accepted"]
+    shard = tmp_path / "shards" / "shard-00000.tar"
+    strict = label_table(shard, tmp_path / "transcripts.parquet", Rules(min_confidence=0.95)).to_pylist()
+    assert not strict[0]["accepted"]
+
+
+@pytest.mark.parametrize("consent", [{}, {"status": "withdrawn"}])
+@pytest.mark.parametrize("text", ["yes", None])
+def test_nothing_trains_without_consent(tmp_path: Path, consent: dict[str, Any], text: str | None) -> None:
+    (row,) = labels_of(tmp_path, [item(text=text, consent=consent)])
+    assert (row["accepted"], row["text"], row["reason"].split(":")[0]) == (False, None, "no consent")
+
+
+@pytest.mark.parametrize(("text", "kind"), [("", "empty transcript"), ("привет", "another script")])
+def test_an_unusable_human_transcript_is_rejected_not_replaced(tmp_path: Path, text: str, kind: str) -> None:
+    (row,) = labels_of(tmp_path, [item(text=text)])
+    assert (row["accepted"], row["source"], row["reason"].split(":")[0]) == (False, "human", kind)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"), [({"language": "fr"}, "does not know"), ({"seconds": 31.0}, "lasts 31.0 s")]
+)
+def test_what_the_teacher_cannot_take_is_a_problem_and_gets_no_label(
+    tmp_path: Path, fields: dict[str, Any], words: str
+) -> None:
+    shard = write_shards([item("u1", **fields), item("u2")], tmp_path / "shards")[0]
+    teacher = Saying()
+    table, problems = transcribe_shard(shard, teacher, True)
+    write_table(table, tmp_path / "transcripts.parquet")
+    rows = label_table(shard, tmp_path / "transcripts.parquet", Rules()).to_pylist()
+    assert teacher.count == 1
+    assert [problem.item for problem in problems] == ["shard-00000.tar/u1"]
+    assert words in problems[0].reason
+    assert [(row["accepted"], row["reason"].split(":")[0]) for row in rows] == [(False, "no transcript"), (True, "")]
+
+
+def test_a_human_transcript_in_another_language_needs_no_teacher(tmp_path: Path) -> None:
+    (row,) = labels_of(tmp_path, [item(text="Ça va?", language="fr")])
+    assert (row["text"], row["accepted"], row["teachers"]) == ("ça va", True, [])
+
+
+def test_told_utterances_are_passed_over_where_asked(tmp_path: Path) -> None:
+    shard = write_shards([item("u1", text="yes"), item("u2")], tmp_path / "shards")[0]
+    seen: list[int] = []
+    table, problems = transcribe_shard(shard, Saying(), False, seen.append)
+    assert (table["utterance"].to_pylist(), problems, sum(seen)) == (["u2"], [], 2)
+
+
+def test_broken_audio_is_a_problem_and_the_others_go_on(tmp_path: Path) -> None:
+    good = item("u2")
+    broken = replace(good, utterance="u1", audio=good.audio[:200])
+    shard = write_shards([broken, good], tmp_path / "shards")[0]
+    seen: list[int] = []
+    table, problems = transcribe_shard(shard, Saying(), True, seen.append)
+    assert table["utterance"].to_pylist() == ["u2"]
+    assert len(problems) == 1
+    assert sum(seen) == 2
+
+
+def test_an_empty_result_keeps_the_schema(tmp_path: Path) -> None:
+    shard = write_shards([item(text="yes")], tmp_path / "shards")[0]
+    table, _ = transcribe_shard(shard, Saying(), False)
+    assert isinstance(table, pa.Table)
+    assert table.schema.equals(TRANSCRIPTS)
+
+
+@pytest.mark.parametrize(
+    "change", [("b", "t", 5, True), ("a", "u", 5, True), ("a", "t", 1, True), ("a", "t", 5, False)]
+)
+def test_the_transcripts_key_covers_every_input(change: tuple[str, str, int, bool]) -> None:
+    assert transcripts_key(*change) != transcripts_key("a", "t", 5, True)
+
+
+def test_the_labels_key_covers_transcripts_and_rules() -> None:
+    keys = {labels_key(["a"], Rules()), labels_key(["b"], Rules()), labels_key(["a"], Rules(max_no_speech=0.5))}
+    assert len(keys) == 3
