@@ -9,6 +9,8 @@ import multiprocessing
 import os
 import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from pipeline.cohorts.store import (
 from pipeline.project import Project
 from stages.atomic import sha256_bytes, sha256_json
 from stages.audio import encode_flac
-from stages.errors import InputError
+from stages.errors import EdgealignError, InputError
 from stages.schema import SAMPLE_RATE_HZ
 from stages.shards import ShardItem
 
@@ -209,12 +211,29 @@ def speak_cohort(
     users: list[DemoUser], workers: int = 2, advance: Callable[[int], None] | None = None
 ) -> Iterator[ShardItem]:
     """The items of all ``users`` in ascending order of their ids, each user spoken in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, maxtasksperchild=1) as pool:
-        for items in pool.imap(speak_user, sorted(users, key=lambda user: user.user), chunksize=1):
+    with ThreadPoolExecutor(workers) as threads:
+        for items in threads.map(_speak_in_fresh_process, sorted(users, key=lambda user: user.user)):
             yield from items
             if advance:
                 advance(len(items))
+
+
+def _speak_in_fresh_process(user: DemoUser) -> list[ShardItem]:
+    """``speak_user`` in a process of its own; once more where that process was killed.
+
+    An executor of one worker a user, and not ``multiprocessing.Pool``: a Pool waits for ever for a worker that died.
+    """
+    context = multiprocessing.get_context("spawn")
+    for _ in range(2):
+        try:
+            with ProcessPoolExecutor(1, mp_context=context) as process:
+                return process.submit(speak_user, user).result()
+        except BrokenProcessPool:
+            continue
+    raise EdgealignError(
+        f"{user.user}: the process that speaks with voice {user.voice.name} was killed twice. "
+        "Free some memory and run `edgealign cohort demo` again."
+    )
 
 
 def make_demo(project_root: Path, workers: int | None = None, say: Callable[[str], None] = print) -> list[str]:
