@@ -112,9 +112,9 @@ class Personalize(Frozen):
 class Evaluate(Frozen):
     """Evaluation on held-out utterances."""
 
-    llm_utterances: Annotated[int, Field(ge=0)] = 8
-    instruction: str = "Repeat the user's words exactly."
-    max_new_tokens: Positive = 48
+    llm_utterances: Annotated[int, Field(ge=0)] = 6
+    instruction: str = "Answer the user in one short sentence."
+    max_new_tokens: Positive = 32
 
 
 class Tracking(Frozen):
