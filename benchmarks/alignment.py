@@ -34,6 +34,12 @@ from stages.personalize import UserSplit, split_user
 
 QUALITY = 0.06  # the WER of the time-to-quality figure
 FOLDS = (0, 1, 2)  # seeds: each holds out another fifth of the speakers
+SYNTHETIC_SEEDS = (0, 1)
+QUICK: dict[str, Any] = {
+    "epochs": 5,
+    "batch_size": 8,
+    "learning_rate": 1e-3,
+}  # the schedule of the time-to-quality figure
 PERSONAL_UTTERANCES = 8
 
 
@@ -62,11 +68,11 @@ class Bench:
         )
         return cls(settings, llm, load_tokenizer(llm), bridge)
 
-    def train_config(self, seed: int, epochs: int | None = None) -> TrainConfig:
+    def train_config(self, seed: int) -> TrainConfig:
         """The settings of params.yaml."""
         base = self.settings.base
         return TrainConfig(
-            epochs=epochs or base.epochs,
+            epochs=base.epochs,
             batch_size=base.batch_size,
             learning_rate=base.learning_rate,
             weight_decay=base.weight_decay,
@@ -137,45 +143,38 @@ def speakers(items: Sequence[LabelledUtterance], seed: int) -> tuple[list[Labell
 
 
 def real_speech(bench: Bench) -> tuple[list[Figure], dict[str, Any], Trained, list[LabelledUtterance]]:
-    """Base trained on AN4's other speakers."""
+    """Base trained on AN4's other speakers: once for quality, once under a short schedule for time."""
     items = corpora.an4()
-    runs = []
+    runs, quick = [], []
     for seed in FOLDS:
         training, test = speakers(items, seed)
-        runs.append((train(bench, training, test, bench.train_config(seed)), test))
+        config = bench.train_config(seed)
+        runs.append((train(bench, training, test, config), test))
+        quick.append(train(bench, training, test, replace(config, **QUICK)))
     final = [run.curve[-1][1] for run, _ in runs]
-    times = [run.seconds_to(QUALITY) for run, _ in runs]
-    known = [seconds for seconds in times if seconds is not None]
-    note = f"each seed holds out another fifth of the 50 speakers; by seed: {final}"
+    note = f"each seed holds out another fifth of the 50 speakers; settings of params.yaml; by seed: {final}"
     figures = [at_most("wer_an4_unseen_speakers", statistics.mean(final), 0.035, "", seeds=FOLDS, note=note)]
-    if len(known) == len(times):
-        figures.append(
-            at_most("seconds_to_wer_0.06", statistics.median(known), 25.0, "s", seeds=FOLDS, note=f"by seed: {known}")
-        )
+    times = [run.seconds_to(QUALITY) for run in quick]
+    known = [seconds for seconds in times if seconds is not None]
+    how = f"one-cycle over {QUICK}; by seed: {times}"
+    if len(known) > len(times) / 2:  # a run that never gets there counts as slower than any other
+        median = statistics.median([*known, *[float("inf")] * (len(times) - len(known))])
+        figures.append(at_most("seconds_to_wer_0.06", median, 25.0, "s", seeds=FOLDS, note=f"median; {how}"))
     else:
-        figures.append(
-            Figure(
-                "seconds_to_wer_0.06",
-                None,
-                "s",
-                "≤ 25",
-                False,
-                FOLDS,
-                f"by seed: {times}; null: never in the epochs given",
-            )
-        )
+        figures.append(Figure("seconds_to_wer_0.06", None, "s", "≤ 25", False, FOLDS, f"most never got there; {how}"))
     curves = {f"seed {seed}": run.curve for seed, (run, _) in zip(FOLDS, runs, strict=True)}
-    return figures, {"an4_unseen_speakers": curves}, runs[0][0], runs[0][1]
+    short = {f"seed {seed}": run.curve for seed, run in zip(FOLDS, quick, strict=True)}
+    return figures, {"an4_unseen_speakers": curves, "an4_short_schedule": short}, runs[0][0], runs[0][1]
 
 
 def synthetic_to_real(bench: Bench) -> tuple[list[Figure], dict[str, Any], Trained]:
     """Base trained on the synthetic cohort alone, measured on all of AN4."""
     training, test = corpora.synthetic(), corpora.an4()
-    runs = [train(bench, training, test, bench.train_config(seed)) for seed in FOLDS]
+    runs = [train(bench, training, test, bench.train_config(seed)) for seed in SYNTHETIC_SEEDS]
     final = [run.curve[-1][1] for run in runs]
     note = f"trained on base-synthetic only, all 50 AN4 speakers judge; by seed: {final}"
-    figures = [at_most("wer_an4_synthetic_base", statistics.mean(final), 0.20, "", seeds=FOLDS, note=note)]
-    curves = {f"seed {seed}": run.curve for seed, run in zip(FOLDS, runs, strict=True)}
+    figures = [at_most("wer_an4_synthetic_base", statistics.mean(final), 0.20, "", seeds=SYNTHETIC_SEEDS, note=note)]
+    curves = {f"seed {seed}": run.curve for seed, run in zip(SYNTHETIC_SEEDS, runs, strict=True)}
     return figures, {"synthetic_to_an4": curves}, runs[0]
 
 

@@ -86,9 +86,9 @@ class Alignment(Frozen):
 class Base(Frozen):
     """Training of the base adapter."""
 
-    epochs: Positive = 8
-    batch_size: Positive = 8
-    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    epochs: Positive = 10
+    batch_size: Positive = 4
+    learning_rate: Annotated[float, Field(gt=0.0)] = 7e-4
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     dev_users: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
     seed: int = 0

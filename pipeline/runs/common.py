@@ -89,11 +89,15 @@ def worker_threads() -> int:
 
 
 def pending_shards(folder: Path, keys: Mapping[Path, str]) -> list[Path]:
-    """Shards whose file in ``folder`` is missing or was made from something else; drops files of shards that are gone."""
+    """Shards whose file in ``folder`` is missing or was made from something else.
+
+    Drops such files, and those of shards that are gone: where a shard cannot be read, nothing old may stand in for it.
+    """
     wanted = {shard: folder / f"{shard.stem}.parquet" for shard in keys}
-    for stale in set(folder.glob("*.parquet")) - set(wanted.values()):
+    pending = [shard for shard, path in wanted.items() if read_metadata(path).get("key") != keys[shard]]
+    for stale in set(folder.glob("*.parquet")) - {wanted[shard] for shard in keys if shard not in pending}:
         stale.unlink()
-    return [shard for shard, path in wanted.items() if read_metadata(path).get("key") != keys[shard]]
+    return pending
 
 
 def count_utterances(shards: Iterable[Path]) -> int:

@@ -93,8 +93,8 @@ def speak(folder: Path, voices: dict[str, str], sentences: tuple[str, ...]) -> P
 
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
+    speaker = Speaker()
     for user, voice in voices.items():
-        speaker = Speaker()
         speaker.use(Voice(voice, 160))
         for place, sentence in enumerate(sentences):
             name = f"{user}-{place:02d}.wav"
@@ -109,7 +109,7 @@ def speak(folder: Path, voices: dict[str, str], sentences: tuple[str, ...]) -> P
 def spoken_project(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """A base cohort of five voices, taken through every stage but the personal ones' users."""
     project = Checkout(tmp_path_factory.mktemp("repro") / "project")
-    voices = {"ann": "en-us+f2", "bob": "en-gb+m3", "cid": "en-us+m1", "dot": "en-gb-scotland+f4", "eve": "en-029+f1"}
+    voices = {"ann": "en-us+f2", "bob": "en+m3", "cid": "en-us+m1", "dot": "en-gb-scotland+f4", "eve": "en-029+f1"}
     table = speak(project.folder.parent / "recordings", voices, SENTENCES)
     # one more user, with one recording: too few for an adapter
     with table.open("a", encoding="utf-8", newline="") as file:
@@ -192,6 +192,22 @@ def test_another_cohort_runs_just_its_own_stages(spoken_project: Checkout) -> No
     assert own | {"base_inputs", "report"} == set(ran)
     assert (spoken_project.folder / "artifacts" / "adapters" / "base" / "adapter.json").read_bytes() == before
     assert set(spoken_project.json("metrics/summary.json")["cohorts"]) == {"home", "away"}
+
+
+def test_an_unreadable_shard_is_one_message_that_names_it(spoken_project: Checkout) -> None:
+    [shard] = (spoken_project.folder / "data" / "cohorts" / "away").glob("shard-*.tar")
+    whole = shard.read_bytes()
+    shard.write_bytes(b"no tar" * 1000)
+    try:
+        done = spoken_project.edgealign("stage", "features", "away", check=False)
+    finally:
+        shard.write_bytes(whole)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    message = done.stderr[done.stderr.index("error:") :]
+    assert shard.name in message
+    assert "--replace" in message
+    assert list((spoken_project.folder / "artifacts" / "features" / "away").glob("*.parquet")) == []
 
 
 def test_no_process_of_a_repro_is_left(spoken_project: Checkout) -> None:
