@@ -42,12 +42,18 @@ BATCH_SIZE = 16
 """Prompts that are answered together; the sort by length keeps the padding small."""
 
 
+REPEAT_TIMES = 2
+"""How often the LLM reads what it is to repeat. A small one copies far better what it has read before: SmolLM2-135M's WER
+on reference text fell from 0.052 to 0.006 (120 AN4 transcripts), where more examples did not help."""
+
+
 @dataclass(frozen=True)
 class PromptParts:
-    """Token ids before and after the place of the soft tokens."""
+    """Token ids before, between and after the places of the soft tokens."""
 
     prefix_ids: list[int]
     suffix_ids: list[int]
+    between_ids: tuple[list[int], ...] = ()  # one less than there are places
 
 
 def build_prompt(
@@ -55,8 +61,9 @@ def build_prompt(
     instruction: str,
     examples: Sequence[tuple[str, str]] = (),
     order: Order = "instruction_first",
+    times: int = 1,
 ) -> PromptParts:
-    """The LLM's chat template around the soft tokens.
+    """The LLM's chat template around the soft tokens, which it reads ``times`` times, a line each.
 
     ``examples`` are (said, reply) pairs that go before as finished turns. Soft tokens follow a line break and begin with
     a word's leading space, in the examples and in the question alike. Raises ModelError where the tokenizer has no chat
@@ -70,25 +77,29 @@ def build_prompt(
         raise ValueError("an instruction or example holds U+FFFC, which marks the place of the soft tokens")
 
     def question(said: str) -> str:
-        return f"{instruction}\n {said}" if order == "instruction_first" else f" {said}\n{instruction}"
+        lines = [f" {said}"] * times
+        return "\n".join([instruction, *lines] if order == "instruction_first" else [*lines, instruction])
 
     messages = []
     for said, reply in examples:
         messages += [{"role": "user", "content": question(said)}, {"role": "assistant", "content": reply}]
     messages.append({"role": "user", "content": question(HERE)})
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    # templates may strip the content, so the leading space may be gone or not
-    before, after = text.split(HERE)
-    before = before[:-1] if before.endswith(" ") else before
-    return PromptParts(*(tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after)))
+    # the soft tokens bring their own leading space; a template that strips the content has taken this one away already
+    *before, after = text.split(HERE)
+    pieces = [piece[:-1] if piece.endswith(" ") else piece for piece in before]
+    prefix, *between, suffix = (tokenizer(piece, add_special_tokens=False)["input_ids"] for piece in [*pieces, after])
+    return PromptParts(prefix, suffix, tuple(between))
 
 
 @torch.inference_mode()
 def place(model: Any, parts: PromptParts, soft_tokens: Tensor) -> Tensor:
-    """(N, D) soft tokens between the embedded prefix and suffix: (P, D) in the model's type."""
+    """(N, D) soft tokens at their places among the embedded tokens: (P, D) in the model's type."""
     table = model.get_input_embeddings()
-    prefix, suffix = (table(torch.tensor(ids, device=model.device)) for ids in (parts.prefix_ids, parts.suffix_ids))
-    return torch.cat([prefix, soft_tokens.to(prefix), suffix])
+    rows = []
+    for ids in (parts.prefix_ids, *parts.between_ids):
+        rows += [table(torch.tensor(ids, dtype=torch.long, device=model.device)), soft_tokens.to(table.weight)]
+    return torch.cat([*rows, table(torch.tensor(parts.suffix_ids, dtype=torch.long, device=model.device))])
 
 
 @torch.inference_mode()
@@ -100,7 +111,7 @@ def embed_text(model: Any, tokenizer: Any, text: str) -> Tensor:
 
 def repeat_prompt(model: Any, tokenizer: Any, soft_tokens: Tensor) -> Tensor:
     """(P, D) prompt that asks the LLM to repeat what was said; the examples stand before."""
-    return place(model, build_prompt(tokenizer, REPEAT, REPEAT_EXAMPLES), soft_tokens)
+    return place(model, build_prompt(tokenizer, REPEAT, REPEAT_EXAMPLES, times=REPEAT_TIMES), soft_tokens)
 
 
 def answer_prompt(model: Any, tokenizer: Any, soft_tokens: Tensor, instruction: str) -> Tensor:

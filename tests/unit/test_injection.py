@@ -47,6 +47,18 @@ def test_text_takes_the_place_that_the_template_gives_it(llm: tuple[Any, Any]) -
     )
 
 
+def test_the_llm_may_read_it_twice_in_examples_and_question(llm: tuple[Any, Any]) -> None:
+    model, tokenizer = llm
+    prompt = place(
+        model, build_prompt(tokenizer, "Say it.", [("hi", "ho")], times=2), embed_text(model, tokenizer, "go")
+    )
+    text = (
+        "<|im_start|>user\nSay it.\n hi\n hi<|im_end|>\n<|im_start|>assistant\nho<|im_end|>\n"
+        "<|im_start|>user\nSay it.\n go\n go<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert torch.equal(prompt, model.get_input_embeddings()(torch.tensor(tokenizer(text)["input_ids"])))
+
+
 def test_instruction_may_come_last(llm: tuple[Any, Any]) -> None:
     _, tokenizer = llm
     parts = build_prompt(tokenizer, "Say it.", order="instruction_last")
