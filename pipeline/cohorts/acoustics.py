@@ -78,11 +78,14 @@ def channel(random: np.random.Generator, samples: np.ndarray) -> np.ndarray:
     return spectrum_shape(samples, gains_db, edges_hz)
 
 
-def record(spoken: np.ndarray, rate_hz: int, key: str) -> np.ndarray:
+def record(
+    spoken: np.ndarray, rate_hz: int, key: str, noise_below_db: tuple[float, float] = (10.0, 35.0)
+) -> np.ndarray:
     """As if ``spoken`` (n_samples,) at ``rate_hz`` had been recorded: float64 (n_samples,) at SAMPLE_RATE_HZ.
 
     In turn: tempo and pitch jitter of up to 6 % (as a change of rate), a room for half of them, the microphone,
-    0.05 to 0.4 s of silence before and after, noise of a random colour 10 to 35 dB below the speech, a random gain.
+    0.05 to 0.4 s of silence before and after, noise of a random colour ``noise_below_db`` below the
+    speech, a random gain.
     """
     random = generator(key)
     jittered_hz = round(rate_hz * random.uniform(0.94, 1.06))
@@ -93,7 +96,7 @@ def record(spoken: np.ndarray, rate_hz: int, key: str) -> np.ndarray:
     samples = samples * SPEECH_RMS / max(float(np.sqrt(np.mean(samples**2))), 1e-9)
     before, after = (int(random.uniform(0.05, 0.4) * SAMPLE_RATE_HZ) for _ in range(2))
     samples = np.concatenate([np.zeros(before), samples, np.zeros(after)])
-    level_db = random.uniform(10.0, 35.0)
+    level_db = random.uniform(*noise_below_db)
     noise = coloured_noise(random, samples.size, slope_db=random.uniform(0.0, 6.0))
     samples = samples + noise * SPEECH_RMS * 10 ** (-level_db / 20)
     samples = samples * 10 ** (random.uniform(-12.0, 8.0) / 20)

@@ -61,6 +61,12 @@ BASE_RULES = {
 USER_RULES = {"command": 6, "question": 4, "name": 3, "digits": 2, "number": 2, "date": 2, "house": 1}
 """The same for users of the personal cohorts, who mostly talk to an assistant."""
 
+BASE_NOISE_DB = (10.0, 35.0)
+"""How far below the speech the noise is: the base has to learn bad places as well."""
+
+USER_NOISE_DB = (20.0, 35.0)
+"""Users of the personal cohorts are hard to understand for their voice, not for their room."""
+
 BASE_VOICES = [
     *("en-us", "en-us+m1", "en-us+m2", "en-us+m3", "en-us+m4", "en-us+m7", "en-us+f1", "en-us+f2"),
     *("en-us+f3", "en-us+f4", "en-us+f5", "en-us+max", "en-us+linda", "en-us+ed", "en-us+steph", "en-us+belinda"),
@@ -71,15 +77,15 @@ BASE_VOICES = [
 USER_VOICES = {
     "quiet-voices": {
         "whisper": Voice("en-us+whisper", 150),
-        "whisper-low": Voice("en+whisper", 180, 30),
-        "whisper-high": Voice("en-us+whisperf", 175, 70),
-        "klatt": Voice("en-us+klatt4", 200, 40),
+        "whisper-low": Voice("en+whisper", 170, 30),
+        "whisper-high": Voice("en-us+whisperf", 140, 60),
+        "klatt": Voice("en-us+klatt4", 155, 40),
     },
     "far-accents": {
-        "german": Voice("de", 160),
+        "german": Voice("de", 130),
         "grandma": Voice("en-gb-x-rp+grandma", 150),
-        "caribbean-fast": Voice("en-029+f3", 260, 60),
-        "dutch": Voice("nl", 150),
+        "caribbean-fast": Voice("en-029+f3", 215, 60),
+        "scottish-fast": Voice("en-gb-scotland+grandma", 210),
     },
 }
 
@@ -107,6 +113,7 @@ class DemoUser:
     user: str
     voice: Voice
     speeches: tuple[Speech, ...]
+    noise_below_db: tuple[float, float]
 
 
 def plans() -> dict[str, list[DemoUser]]:
@@ -148,7 +155,7 @@ def _plan_users(
             Speech(f"{user}-{index:03d}", grammar.sentence(rule), not untold or index % untold != untold - 1)
             for index, rule in enumerate(order)
         )
-        users.append(DemoUser(user, voice, speeches))
+        users.append(DemoUser(user, voice, speeches, BASE_NOISE_DB if known is None else USER_NOISE_DB))
     return users
 
 
@@ -189,7 +196,7 @@ def speak_user(user: DemoUser) -> list[ShardItem]:
         spoken = speaker.speak(ssml(speech))
         if spoken.size == 0:
             raise InputError(f"{speech.utterance}: voice {user.voice.name} said nothing for {speech.sentence.text!r}.")
-        samples = record(spoken, speaker.rate_hz, speech.utterance)
+        samples = record(spoken, speaker.rate_hz, speech.utterance, user.noise_below_db)
         audio = encode_flac(samples)
         items.append(
             ShardItem(

@@ -1,8 +1,9 @@
 """eSpeak NG in this process (the wheel ``espeakng-loader``, through ctypes): text in, samples out.
 
 eSpeak keeps state from one utterance to the next (its noise generator, its pitch flutter), so the same text need not give
-the same samples twice in a process, and starting the library again does not reset it. The demo cohorts therefore speak each
-user in a process of its own: the samples depend on that user's utterances and their order alone.
+the same samples twice in a process, and starting the library again does not reset it. The random numbers' seed is fixed
+here; for the rest, the demo cohorts speak each user in a process of its own: the samples depend on that user's
+utterances and their order alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ AUDIO_OUTPUT_SYNCHRONOUS = 2
 CHARS_UTF8 = 1
 PARAMETER_RATE, PARAMETER_PITCH, PARAMETER_RANGE = 1, 3, 4
 INITIALIZE_DONT_EXIT = 0x8000
+RANDOM_SEED = 1
 SSML = 0x10
 
 
@@ -42,6 +44,9 @@ class Speaker:
         self.rate_hz = self._library.espeak_Initialize(AUDIO_OUTPUT_SYNCHRONOUS, 0, data, INITIALIZE_DONT_EXIT)
         if self.rate_hz <= 0:
             raise InputError("eSpeak NG did not start. Reinstall the package espeakng-loader.")
+        # eSpeak seeds its random numbers (flutter, breath, whisper) with the clock; its Klatt synthesiser uses libc's
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(RANDOM_SEED))
+        ctypes.CDLL(None).srand(RANDOM_SEED)
         self._pieces: list[np.ndarray] = []
         signature = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
         self._callback = signature(self._collect)  # kept: ctypes does not hold a reference for the library
