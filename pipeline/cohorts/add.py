@@ -17,7 +17,7 @@ from pipeline.cohorts.store import CohortRecord, build, publish, workspace
 from pipeline.progress import progress
 from pipeline.project import Project
 from pipeline.settings import COHORT_NAME
-from stages.atomic import sha256_bytes, sha256_json, write_text
+from stages.atomic import sha256_bytes, sha256_file, sha256_json, write_text
 from stages.audio import decode, describe, encode_flac, read_header, to_mono_16k
 from stages.errors import InputError
 from stages.schema import SAMPLE_RATE_HZ
@@ -26,6 +26,7 @@ from stages.text import problems_of
 
 MADE_BY = "edgealign cohort add"
 COLUMNS = ("file", "user", "text")
+MIN_DURATION_S = 0.1  # shorter than any word
 MAX_DURATION_S = 30.0
 MAX_CLIPPED_SHARE = 0.05  # above it, the flat tops are most of the loud speech
 WORKERS = 2
@@ -181,6 +182,8 @@ def read_item(row: Row, language: str, consent: dict[str, str]) -> tuple[ShardIt
             raise InputError(
                 f"{name}: lasts {header.duration_s:.0f} s, at most {MAX_DURATION_S:g} s are one utterance. Cut it up."
             )
+        if header.duration_s < MIN_DURATION_S:
+            raise InputError(f"{name}: lasts {header.duration_s:.2f} s, no word fits into it. Leave it out.")
         recording = decode(row.path, name)
         levels = describe(recording.samples, recording.rate_hz)
         if levels.silent:
@@ -249,12 +252,14 @@ def add_cohort(
             else:
                 _publish(project, name, intake, items, language, card, tell)
     finally:
-        _write_report(report, intake.problems)
+        if not dry_run:
+            _write_report(report, intake.problems)
         for what, count in sorted(intake.converted.items()):
             tell(f"  {count} {what}")
         if intake.problems:
-            tell(f"  {len(intake.problems)} set aside, each with its reason in {report}")
-            for problem in intake.problems[:5]:
+            where = "" if dry_run else f", each with its reason in {report}"
+            tell(f"  {len(intake.problems)} set aside{where}")
+            for problem in intake.problems[: None if dry_run else 5]:
                 tell(f"    {problem.item}: {problem.reason}")
     return intake
 
@@ -269,7 +274,7 @@ def _publish(
     tell: Callable[[str], None],
 ) -> None:
     """Build the cohort beside data/ and move it there; data/ stays as it was where anything fails."""
-    source = sha256_json([[row.utterance, row.user, row.text] for row in intake.rows])
+    source = sha256_json([[row.utterance, row.user, row.text, sha256_file(row.path)] for row in intake.rows])
     with workspace(project, name) as scratch:
         record = CohortRecord(name, language, dict(consent), MADE_BY, source)
         made = build(scratch / name, record, items, {row.user: row.called for row in intake.rows})
@@ -289,6 +294,7 @@ def _items(
 ) -> Iterator[ShardItem]:
     """Good items in order; decoding runs ahead on threads (libsndfile and soxr let go of the interpreter)."""
     rows = iter(intake.rows)
+    seen: dict[str, str] = {}
     with ThreadPoolExecutor(WORKERS) as pool:
 
         def submit(row: Row) -> Future[tuple[ShardItem | Problem, list[str]]]:
@@ -297,6 +303,10 @@ def _items(
         waiting = deque(submit(row) for row in islice(rows, 4 * WORKERS))  # a few ahead: memory stays flat
         while waiting:
             found, done = waiting.popleft().result()
+            if isinstance(found, ShardItem):
+                first = seen.setdefault(found.source_sha256, found.utterance)
+                if first != found.utterance:  # on both sides of a split it would judge what it has taught
+                    found = Problem(f"recording {found.utterance}", f"the same recording as {first}. Keep one of them.")
             waiting.extend(submit(row) for row in islice(rows, 1))
             advance(1)
             if isinstance(found, Problem):

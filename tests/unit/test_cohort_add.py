@@ -53,7 +53,8 @@ def bring_in(project: Project, table: Path, **options: object) -> intake.Intake:
 
 
 def record(project: Project, name: str, samples: np.ndarray, rate_hz: int = 16_000) -> str:
-    soundfile.write(project.root / "audio" / name, samples, rate_hz)
+    own = np.random.default_rng(len(name) + sum(name.encode())).normal(0, 1e-4, samples.shape)  # no two are the same
+    soundfile.write(project.root / "audio" / name, samples + own if samples.any() else samples, rate_hz)
     return name
 
 
@@ -67,6 +68,8 @@ def bad_folder(project: Project) -> Path:
     record(project, "silent.wav", np.zeros(16_000))
     record(project, "clipped.wav", np.clip(tone(1.0) * 50, -1.0, 1.0))
     record(project, "hour.wav", np.zeros(16_000 * 31))
+    record(project, "click.wav", tone(0.05))
+    shutil.copy(audio / "good.wav", audio / "z-copy.wav")
     (audio / "empty.wav").touch()
     (audio / "text.wav").write_text("not audio at all")
     (audio / "cut.flac").write_bytes((audio / "stereo.flac").read_bytes()[:-600])
@@ -83,6 +86,8 @@ def bad_folder(project: Project) -> Path:
             ("silent.wav", "bob", "x y"),
             ("clipped.wav", "bob", "x y"),
             ("hour.wav", "bob", "x y"),
+            ("click.wav", "bob", "x y"),
+            ("z-copy.wav", "bob", "hello there"),
             ("empty.wav", "bob", "x y"),
             ("text.wav", "bob", "x y"),
             ("cut.flac", "bob", "x y"),
@@ -101,6 +106,8 @@ REASONS = {
     "silent.wav": "silent",
     "clipped.wav": "clipped",
     "hour.wav": "lasts 31 s",
+    "click.wav": "lasts 0.05 s",
+    "z-copy": "the same recording as good",
     "empty.wav": "empty",
     "text.wav": "not audio",
     "cut.flac": "cut.flac",
@@ -116,7 +123,7 @@ REASONS = {
 
 def test_every_bad_item_has_its_reason_and_the_good_ones_go_in(project: Project) -> None:
     found = bring_in(project, bad_folder(project))
-    told = {problem.item.split(": ", 1)[1]: problem.reason for problem in found.problems}
+    told = {re.sub(r"^(line [0-9]+: |recording )", "", problem.item): problem.reason for problem in found.problems}
     assert set(told) == set(REASONS)
     for item, reason in REASONS.items():
         assert reason in told[item], item
@@ -181,8 +188,9 @@ def test_nothing_usable_writes_nothing(project: Project) -> None:
 def test_a_dry_run_writes_no_cohort(project: Project) -> None:
     said: list[str] = []
     bring_in(project, bad_folder(project), dry_run=True, tell=said.append)
-    assert said[0].startswith("dry run: 5 recording(s) would go in, 13 would be set aside")
+    assert said[0].startswith("dry run: 5 recording(s) would go in, 15 would be set aside")
     assert not project.cohort("team").exists()
+    assert not (project.private / "quarantine").exists()
 
 
 @pytest.mark.parametrize(
