@@ -18,6 +18,7 @@ import torch
 
 from benchmarks import corpora
 from benchmarks.record import Figure, at_most, plain, write_area
+from pipeline.runs.configs import bridge_config, personal_config, train_config
 from pipeline.settings import Settings, load_settings
 from stages.alignment import adapter
 from stages.alignment.bridgeformer import BridgeFormer, BridgeFormerConfig
@@ -40,6 +41,7 @@ QUICK: dict[str, Any] = {
     "batch_size": 8,
     "learning_rate": 1e-3,
 }  # the schedule of the time-to-quality figure
+WARM_EPOCHS = 6
 PERSONAL_UTTERANCES = 8
 
 
@@ -56,29 +58,12 @@ class Bench:
     def open(cls) -> Bench:
         settings = load_settings(corpora.ROOT)
         encoder, llm = corpora.models()
-        alignment = settings.alignment
-        bridge = BridgeFormerConfig(
-            encoder_width=read_identity(encoder).width,
-            llm_width=read_identity(llm).width,
-            stack=alignment.stack,
-            width=alignment.width,
-            layers=alignment.layers,
-            heads=alignment.heads,
-            dropout=alignment.dropout,
-        )
+        bridge = bridge_config(settings, read_identity(encoder).width, read_identity(llm).width)
         return cls(settings, llm, load_tokenizer(llm), bridge)
 
     def train_config(self, seed: int) -> TrainConfig:
-        """The settings of params.yaml."""
-        base = self.settings.base
-        return TrainConfig(
-            epochs=base.epochs,
-            batch_size=base.batch_size,
-            learning_rate=base.learning_rate,
-            weight_decay=base.weight_decay,
-            embedding_weight=self.settings.alignment.embedding_weight,
-            seed=seed,
-        )
+        """The settings of params.yaml, with another seed."""
+        return replace(train_config(self.settings), seed=seed)
 
     def link(self, vocabulary: Vocabulary) -> EmbedLink:
         return EmbedLink(embedding_rows(self.llm, vocabulary.ids))
@@ -123,11 +108,20 @@ def train(
     training: Sequence[LabelledUtterance],
     test: Sequence[LabelledUtterance],
     config: TrainConfig,
+    start: Trained | None = None,
 ) -> Trained:
-    """Train on ``training`` and measure on ``test`` after every epoch. The last epoch counts: nothing is chosen on ``test``."""
-    vocabulary = Vocabulary.of_texts(bench.tokenizer, [item.text for item in training])
+    """Train on ``training`` and measure on ``test`` after every epoch. The last epoch counts: nothing is chosen on ``test``.
+
+    With ``start``, the weights begin as those of another base, and its words stay in the vocabulary.
+    """
+    texts = [item.text for item in training]
+    vocabulary = (start.vocabulary if start else Vocabulary(())).grown(bench.tokenizer, texts)
     rows = embedding_rows(bench.llm, vocabulary.ids)
     trainer = Trainer(bench.bridge, config, bench.examples(training, vocabulary), rows)
+    if start:
+        mean = trainer.bridge.frame_mean.clone()
+        trainer.bridge.load_state_dict(start.trainer.bridge.state_dict())
+        trainer.bridge.frame_mean.copy_(mean)
     curve = []
     for _ in range(config.epochs):
         trainer.run_epoch()
@@ -142,29 +136,43 @@ def speakers(items: Sequence[LabelledUtterance], seed: int) -> tuple[list[Labell
     return [item for item in items if item.user not in unseen], [item for item in items if item.user in unseen]
 
 
-def real_speech(bench: Bench) -> tuple[list[Figure], dict[str, Any], Trained, list[LabelledUtterance]]:
-    """Base trained on AN4's other speakers: once for quality, once under a short schedule for time."""
+def real_speech(
+    bench: Bench, synthetic: Trained
+) -> tuple[list[Figure], dict[str, Any], Trained, list[LabelledUtterance]]:
+    """Base trained on AN4's other speakers: for quality, under a short schedule for time, and from the synthetic base."""
     items = corpora.an4()
-    runs, quick = [], []
+    runs, quick, warm = [], [], []
     for seed in FOLDS:
         training, test = speakers(items, seed)
         config = bench.train_config(seed)
-        runs.append((train(bench, training, test, config), test))
+        runs.append(train(bench, training, test, config))
         quick.append(train(bench, training, test, replace(config, **QUICK)))
-    final = [run.curve[-1][1] for run, _ in runs]
+        warm.append(train(bench, training, test, replace(config, epochs=WARM_EPOCHS), synthetic))
+    final = [run.curve[-1][1] for run in runs]
     note = f"each seed holds out another fifth of the 50 speakers; settings of params.yaml; by seed: {final}"
     figures = [at_most("wer_an4_unseen_speakers", statistics.mean(final), 0.035, "", seeds=FOLDS, note=note)]
-    times = [run.seconds_to(QUALITY) for run in quick]
-    known = [seconds for seconds in times if seconds is not None]
-    how = f"one-cycle over {QUICK}; by seed: {times}"
-    if len(known) > len(times) / 2:  # a run that never gets there counts as slower than any other
-        median = statistics.median([*known, *[float("inf")] * (len(times) - len(known))])
-        figures.append(at_most("seconds_to_wer_0.06", median, 25.0, "s", seeds=FOLDS, note=f"median; {how}"))
-    else:
-        figures.append(Figure("seconds_to_wer_0.06", None, "s", "≤ 25", False, FOLDS, f"most never got there; {how}"))
-    curves = {f"seed {seed}": run.curve for seed, (run, _) in zip(FOLDS, runs, strict=True)}
-    short = {f"seed {seed}": run.curve for seed, run in zip(FOLDS, quick, strict=True)}
-    return figures, {"an4_unseen_speakers": curves, "an4_short_schedule": short}, runs[0][0], runs[0][1]
+    last = [run.curve[-1][1] for run in warm]
+    note = f"the same speakers and {WARM_EPOCHS} epochs, beginning with the synthetic base; by seed: {last}"
+    figures.append(plain("wer_an4_unseen_speakers_from_synthetic", statistics.mean(last), "", seeds=FOLDS, note=note))
+    figures.append(_time_to_quality([run.seconds_to(QUALITY) for run in quick]))
+    plots = {
+        name: {f"seed {seed}": run.curve for seed, run in zip(FOLDS, found, strict=True)}
+        for name, found in {
+            "an4_unseen_speakers": runs,
+            "an4_short_schedule": quick,
+            "an4_from_synthetic": warm,
+        }.items()
+    }
+    return figures, plots, warm[0], speakers(items, FOLDS[0])[1]
+
+
+def _time_to_quality(times: list[float | None]) -> Figure:
+    """Median seconds; a run that never gets there counts as slower than any other."""
+    how = f"one-cycle over {QUICK}; seconds by seed: {times}"
+    median = statistics.median([float("inf") if seconds is None else seconds for seconds in times])
+    if median == float("inf"):
+        return Figure("seconds_to_wer_0.06", None, "s", "≤ 25", False, FOLDS, f"most never got there; {how}")
+    return at_most("seconds_to_wer_0.06", median, 25.0, "s", seeds=FOLDS, note=f"median; {how}")
 
 
 def synthetic_to_real(bench: Bench) -> tuple[list[Figure], dict[str, Any], Trained]:
@@ -180,17 +188,7 @@ def synthetic_to_real(bench: Bench) -> tuple[list[Figure], dict[str, Any], Train
 
 def personal(bench: Bench, base: Trained) -> tuple[list[Figure], dict[str, Any]]:
     """Sparse personal adapters of every AN4 user on the synthetic base, stored and read back in the compact form."""
-    chosen = bench.settings.personalize
-    config = PersonalConfig(
-        method=chosen.method,
-        density=chosen.density,
-        mask=chosen.mask,
-        steps=chosen.steps,
-        batch_size=chosen.batch_size,
-        learning_rate=chosen.learning_rate,
-        embedding_weight=bench.settings.alignment.embedding_weight,
-        seed=chosen.seed,
-    )
+    config = personal_config(bench.settings)
     figures, plots = [], {}
     methods = {"shira": config, "full": replace(config, method="full", learning_rate=3e-4)}
     methods["lora"] = replace(config, method="lora", learning_rate=1e-3)
@@ -202,7 +200,7 @@ def personal(bench: Bench, base: Trained) -> tuple[list[Figure], dict[str, Any]]
         size = max(item["bytes"] for item in found)
         note = f"{len(found)} AN4 users, ≤ {PERSONAL_UTTERANCES} utterances each; WER {before:.4f} before, {after:.4f} after"
         plots[name] = [{"user": item["user"], "base": item["base_wer"], "personal": item["wer"]} for item in found]
-        if name == chosen.method:
+        if name == config.method:
             figures += [
                 at_most("personal_wer_over_base_wer", after / before, 0.6, "", note=note),
                 at_most("personal_train_seconds", seconds, 5.0, "s", note="median over users"),
@@ -278,9 +276,8 @@ def llm_repeats(bench: Bench, base: Trained, test: Sequence[LabelledUtterance]) 
     seconds = time.perf_counter() - start
     texts = [item.text for item in test]
     audio, text = word_errors(texts, from_audio).wer, word_errors(texts, from_text).wer
-    note = (
-        f"{len(test)} utterances of unseen AN4 speakers; WER {audio:.4f} from audio, {text:.4f} from the reference text"
-    )
+    note = f"{len(test)} utterances of unseen AN4 speakers, base begun with the synthetic one; "
+        f"WER {audio:.4f} from audio, {text:.4f} from the reference text"
     return [
         at_most("llm_gap", audio - text, 0.01, "", note=note),
         plain("llm_wer_audio", audio, ""),
@@ -292,10 +289,9 @@ def llm_repeats(bench: Bench, base: Trained, test: Sequence[LabelledUtterance]) 
 def run() -> Path:
     """Measure everything and write docs/benchmarks/alignment.json."""
     bench = Bench.open()
-    torch.set_num_threads(torch.get_num_threads())
-    figures, plots, base, test = real_speech(bench)
+    synthetic_figures, synthetic_plots, synthetic_base = synthetic_to_real(bench)
+    figures, plots, base, test = real_speech(bench, synthetic_base)
+    figures += synthetic_figures
     figures += llm_repeats(bench, base, test)
-    more, curves, synthetic_base = synthetic_to_real(bench)
-    figures, plots = [*figures, *more], {**plots, **curves}
-    more, curves = personal(bench, synthetic_base)
-    return write_area("alignment", [*figures, *more], {**plots, **curves})
+    more, personal_plots = personal(bench, synthetic_base)
+    return write_area("alignment", [*figures, *more], {**plots, **synthetic_plots, **personal_plots})

@@ -58,6 +58,7 @@ def _draw(area: dict[str, Any]) -> list[tuple[str, str]]:
     for name, title in {
         "an4_unseen_speakers": "WER on unseen AN4 speakers against seconds of training",
         "an4_short_schedule": "The same under the short schedule of the time-to-quality figure",
+        "an4_from_synthetic": "The same, beginning with the synthetic base",
         "synthetic_to_an4": "WER on AN4 against seconds of training on synthetic speech",
     }.items():
         if name in area["plots"]:

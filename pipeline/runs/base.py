@@ -79,9 +79,8 @@ def run(context: Context) -> None:
 
 def prepare(context: Context) -> tuple[Any, dict[str, Any]]:
     """The setup of the training and the facts that it stands on. Raises InputError where there is nothing to learn."""
-    from stages.alignment.bridgeformer import BridgeFormerConfig
+    from pipeline.runs.configs import bridge_config, train_config
     from stages.alignment.splits import hold_out_users
-    from stages.alignment.trainer import TrainConfig
     from stages.alignment.vocabulary import Vocabulary
     from stages.base import BaseSetup
     from stages.features import read_features
@@ -101,25 +100,9 @@ def prepare(context: Context) -> tuple[Any, dict[str, Any]]:
     vocabulary = Vocabulary.of_texts(tokenizer, [item.text for item in training])
     known = set(vocabulary.ids)
     dev = [item for item in labelled if f"{item.cohort}/{item.user}" in held_out]
-    alignment = settings.alignment
     setup = BaseSetup(
-        bridge=BridgeFormerConfig(
-            encoder_width=encoder.width,
-            llm_width=llm.width,
-            stack=alignment.stack,
-            width=alignment.width,
-            layers=alignment.layers,
-            heads=alignment.heads,
-            dropout=alignment.dropout,
-        ),
-        train=TrainConfig(
-            epochs=settings.base.epochs,
-            batch_size=settings.base.batch_size,
-            learning_rate=settings.base.learning_rate,
-            weight_decay=settings.base.weight_decay,
-            embedding_weight=alignment.embedding_weight,
-            seed=settings.base.seed,
-        ),
+        bridge=bridge_config(settings, encoder.width, llm.width),
+        train=train_config(settings),
         training=corpus_of(training, vocabulary, tokenizer),
         held_out=corpus_of(dev, vocabulary, tokenizer, with_targets=False),
         rows=embedding_rows(project.llm, vocabulary.ids).numpy(),

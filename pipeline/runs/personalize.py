@@ -106,24 +106,13 @@ def _key_of(folder: Path) -> str | None:
 
 
 def _train(context: Context, cohort: str, todo: list[Job], base: Any, base_record: Any, run: Any) -> None:
-    from stages.alignment.personal import PersonalConfig
+    from pipeline.runs.configs import personal_config
     from stages.models.llm import embedding_rows, load_tokenizer
     from stages.personalize import train_user
 
     settings = context.settings
     tokenizer = load_tokenizer(context.project.llm)
-    chosen = settings.personalize
-    config = PersonalConfig(
-        method=chosen.method,
-        density=chosen.density,
-        mask=chosen.mask,
-        lora_rank=chosen.lora_rank,
-        steps=chosen.steps,
-        batch_size=chosen.batch_size,
-        learning_rate=chosen.learning_rate,
-        embedding_weight=settings.alignment.embedding_weight,
-        seed=chosen.seed,
-    )
+    config = personal_config(settings)
     weights = {name: value.detach().numpy() for name, value in base.state_dict().items()}
     costs = Costs()
     arguments = [

@@ -1,0 +1,51 @@
+"""From ``params.yaml`` to the alignment library's own configurations: one place, used by stages and benchmarks."""
+
+from __future__ import annotations
+
+from pipeline.settings import Settings
+from stages.alignment.bridgeformer import BridgeFormerConfig
+from stages.alignment.personal import PersonalConfig
+from stages.alignment.trainer import TrainConfig
+
+
+def bridge_config(settings: Settings, encoder_width: int, llm_width: int) -> BridgeFormerConfig:
+    """Sizes of the BridgeFormer between an encoder and an LLM of these widths."""
+    chosen = settings.alignment
+    return BridgeFormerConfig(
+        encoder_width=encoder_width,
+        llm_width=llm_width,
+        stack=chosen.stack,
+        width=chosen.width,
+        layers=chosen.layers,
+        heads=chosen.heads,
+        dropout=chosen.dropout,
+    )
+
+
+def train_config(settings: Settings) -> TrainConfig:
+    """How a base is trained."""
+    chosen = settings.base
+    return TrainConfig(
+        epochs=chosen.epochs,
+        batch_size=chosen.batch_size,
+        learning_rate=chosen.learning_rate,
+        weight_decay=chosen.weight_decay,
+        embedding_weight=settings.alignment.embedding_weight,
+        seed=chosen.seed,
+    )
+
+
+def personal_config(settings: Settings) -> PersonalConfig:
+    """How a personal adapter is trained."""
+    chosen = settings.personalize
+    return PersonalConfig(
+        method=chosen.method,
+        density=chosen.density,
+        mask=chosen.mask,
+        lora_rank=chosen.lora_rank,
+        steps=chosen.steps,
+        batch_size=chosen.batch_size,
+        learning_rate=chosen.learning_rate,
+        embedding_weight=settings.alignment.embedding_weight,
+        seed=chosen.seed,
+    )
