@@ -276,8 +276,10 @@ def llm_repeats(bench: Bench, base: Trained, test: Sequence[LabelledUtterance]) 
     seconds = time.perf_counter() - start
     texts = [item.text for item in test]
     audio, text = word_errors(texts, from_audio).wer, word_errors(texts, from_text).wer
-    note = f"{len(test)} utterances of unseen AN4 speakers, base begun with the synthetic one; "
+    note = (
+        f"{len(test)} utterances of unseen AN4 speakers, base begun with the synthetic one; "
         f"WER {audio:.4f} from audio, {text:.4f} from the reference text"
+    )
     return [
         at_most("llm_gap", audio - text, 0.01, "", note=note),
         plain("llm_wer_audio", audio, ""),
