@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -23,8 +24,11 @@ def run_demo() -> None:
     made = make_demo(context.project.root)
     console = Console(stderr=True)
     console.print(f"demo cohorts: made {', '.join(made)}" if made else "demo cohorts: all there", highlight=False)
-    # the same interpreter's dvc; its stages call `python`, which must be this one as well
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=context.project.root, check=False)
+    # the same interpreter's dvc; its stages call `python`, which must be this one also where nobody activated it
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "repro"], cwd=context.project.root, env={**os.environ, "PATH": path}, check=False
+    )
     if done.returncode:
         raise EdgealignError(
             f"`dvc repro` ended with status {done.returncode}; its messages stand above. "
