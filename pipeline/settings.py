@@ -103,7 +103,7 @@ class Personalize(Frozen):
     lora_rank: Positive = 8
     train_utterances: Positive = 8
     min_utterances: Annotated[int, Field(ge=2)] = 4
-    steps: Positive = 40
+    steps: Positive = 60
     batch_size: Positive = 8
     learning_rate: Annotated[float, Field(gt=0.0)] = 3e-3
     seed: int = 0

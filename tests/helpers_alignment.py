@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from stages.alignment.bridgeformer import BridgeFormerConfig
-from stages.alignment.trainer import Example, TrainConfig
+from stages.alignment.trainer import Example, Masking, TrainConfig
 
 CONFIG = BridgeFormerConfig(encoder_width=12, llm_width=16, stack=2, width=32, layers=1, heads=2, feed_forward=48)
 WORDS = ("alpha", "bravo", "charlie", "delta", "echo", "foxtrot")
@@ -60,7 +60,6 @@ def train_config(**changes: object) -> TrainConfig:
         "epochs": 6,
         "batch_size": 8,
         "learning_rate": 3e-3,
-        "time_masks": 0,
-        "feature_masks": 0,
+        "masking": Masking(0, 0, 0, 0),
     }
     return TrainConfig(**{**values, **changes})  # type: ignore[arg-type]  # a mapping of mixed values

@@ -22,9 +22,10 @@ from stages.alignment import sparse
 from stages.alignment.adapter import pack_sparse
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.embedlink import EmbedLink
-from stages.alignment.trainer import Example, alignment_loss, collate, mean_frame, one_cycle
+from stages.alignment.trainer import Example, Masking, alignment_loss, collate, mask_frames, mean_frame, one_cycle
 
 ADAPTER = "personal"
+MASKING = Masking(time_mask_frames=8, feature_mask_width=40)
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,13 @@ class PersonalConfig:
     density: float = 0.01
     mask: str = "gradient"
     lora_rank: int = 8
-    steps: int = 40
+    steps: int = 60
     batch_size: int = 8
     learning_rate: float = 3e-3
     warm_up: float = 0.1
     clip: float = 1.0
     embedding_weight: float = 0.1
+    masking: Masking = MASKING
     seed: int = 0
 
 
@@ -83,7 +85,7 @@ def personalize(
 ) -> PersonalResult:
     """Learn one user's change of ``base``; ``base`` itself is left as it is.
 
-    Dropout is off: with about ten utterances, the few weights that may move are regularisation enough.
+    Dropout is off; parts of the frames are masked, so that the few utterances are not simply learned by heart.
     """
     start = time.perf_counter()
     torch.manual_seed(config.seed)
@@ -131,7 +133,9 @@ def _train(
         if len(queue) < min(config.batch_size, len(examples)):
             queue += generator.permutation(len(examples)).tolist()
         batch = [queue.pop(0) for _ in range(min(config.batch_size, len(examples)))]
-        loss = user_loss(bridge, link, [examples[index] for index in batch], config.embedding_weight)
+        frames, lengths, targets = collate([examples[index] for index in batch])
+        frames = mask_frames(frames, lengths, config.masking, generator)
+        loss = alignment_loss(bridge, link, frames, lengths, targets, config.embedding_weight)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, config.clip)

@@ -12,6 +12,10 @@ from torch import Tensor
 
 from stages.alignment.embedlink import BLANK
 
+SHARPNESS = 3
+"""Power of the posterior in a soft token. With the posterior itself (1), the many small doubts of an unsure segment add up
+to a vector that is no word, and the LLM rambles; see "Soft tokens" in docs/notes.md for the measurement."""
+
 
 @dataclass(frozen=True)
 class ReadOut:
@@ -38,13 +42,15 @@ def collapse(path: Tensor) -> list[tuple[int, int, int]]:
 def read_out(log_posteriors: Tensor, rows: Tensor) -> ReadOut:
     """One utterance's (S, 1 + V) log posteriors and the (V, D) unnormalised rows -> its read-out.
 
-    A segment's soft token is the mean of the rows weighted by the segment's posterior with the blank left out, so that an
-    unsure step speaks for several rows and a sure one lies on its row, where the LLM expects its tokens.
+    A segment's soft token is the mean of the rows, weighted by the segment's posterior (blank left out) to the power of
+    SHARPNESS, so that an unsure segment speaks for the few rows in question and a sure one lies on its row, where the LLM
+    expects its tokens.
     """
     posteriors = log_posteriors.exp()
     chosen, tokens, sure = [], [], []
     for row, first, last in collapse(log_posteriors.argmax(dim=-1)):
         weights = posteriors[first:last, 1:].sum(dim=0)  # (V,)
+        weights = (weights / weights.max()) ** SHARPNESS
         tokens.append((weights / weights.sum()) @ rows)
         chosen.append(row)
         sure.append(posteriors[first:last, row + 1].mean())

@@ -31,6 +31,16 @@ class Example:
 
 
 @dataclass(frozen=True)
+class Masking:
+    """Parts of each utterance that are set to zero while training, as in SpecAugment (Park et al., 2019)."""
+
+    time_masks: int = 2  # stretches of frames
+    time_mask_frames: int = 6
+    feature_masks: int = 2  # bands of encoder channels
+    feature_mask_width: int = 24
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How a base adapter is trained."""
 
@@ -42,10 +52,7 @@ class TrainConfig:
     clip: float = 1.0
     embedding_weight: float = 0.1
     seed: int = 0
-    time_masks: int = 2  # stretches of frames set to zero in each utterance, as in SpecAugment (Park et al., 2019)
-    time_mask_frames: int = 6
-    feature_masks: int = 2  # bands of encoder channels set to zero
-    feature_mask_width: int = 24
+    masking: Masking = Masking()
 
 
 def length_batches(lengths: Sequence[int], batch_size: int, generator: np.random.Generator) -> list[list[int]]:
@@ -70,7 +77,7 @@ def mean_frame(examples: Sequence[Example]) -> Tensor:
     return (total / sum(len(example.frames) for example in examples)).float()
 
 
-def mask_frames(frames: Tensor, lengths: Tensor, config: TrainConfig, generator: np.random.Generator) -> Tensor:
+def mask_frames(frames: Tensor, lengths: Tensor, config: Masking, generator: np.random.Generator) -> Tensor:
     """A copy of (B, T, F) frames with random stretches of time and bands of channels set to zero."""
     if not config.time_masks and not config.feature_masks:
         return frames
@@ -131,7 +138,7 @@ class Trainer:
         batches = length_batches([len(example.frames) for example in self.examples], self.config.batch_size, generator)
         for batch in batches:
             frames, lengths, targets = collate([self.examples[index] for index in batch])
-            frames = mask_frames(frames, lengths, self.config, generator)
+            frames = mask_frames(frames, lengths, self.config.masking, generator)
             losses.append(self._step(frames, lengths, targets))
         self.epoch += 1
         self.seconds += time.perf_counter() - start

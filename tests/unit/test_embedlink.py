@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from stages.alignment.bridgeformer import BridgeFormer, step_counts
 from stages.alignment.embedlink import EmbedLink, ctc_loss, embedding_loss, segments
-from stages.alignment.soft_tokens import collapse, read_out
+from stages.alignment.soft_tokens import SHARPNESS, collapse, read_out
 from tests.helpers_alignment import CONFIG, rows
 
 
@@ -131,11 +131,12 @@ def test_collapse_merges_repeats_and_drops_blanks() -> None:
     assert collapse(torch.tensor([0, 2, 2, 0, 2, 1, 1, 0])) == [(1, 1, 3), (1, 4, 5), (0, 5, 7)]
 
 
-def test_soft_token_is_the_posterior_weighted_mean_without_the_blank() -> None:
+def test_soft_token_is_the_mean_by_sharpened_posterior_without_the_blank() -> None:
     posteriors = torch.tensor([[0.2, 0.6, 0.2], [0.1, 0.5, 0.4]])
     heard = read_out(posteriors.log(), torch.eye(2))
     assert heard.rows == [0]
-    torch.testing.assert_close(heard.soft_tokens, torch.tensor([[1.1 / 1.7, 0.6 / 1.7]]))
+    sharpened = torch.tensor([[1.1, 0.6]]) ** SHARPNESS
+    torch.testing.assert_close(heard.soft_tokens, sharpened / sharpened.sum())
     assert heard.confidence == pytest.approx(0.55)
 
 

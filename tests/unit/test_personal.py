@@ -17,7 +17,7 @@ from stages.alignment.adapter import AdapterRecord, load_base, load_personal, re
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.embedlink import EmbedLink
 from stages.alignment.personal import PersonalConfig, PersonalResult, personalize
-from stages.alignment.trainer import Example, Trainer, length_batches, read_out_all
+from stages.alignment.trainer import Example, Masking, Trainer, length_batches, mask_frames, read_out_all
 from stages.alignment.vocabulary import Vocabulary
 from stages.errors import InputError
 from tests.helpers_alignment import CONFIG, WORDS, WordTokenizer, rows, spoken, train_config
@@ -84,7 +84,9 @@ def test_batches_hold_every_example_once() -> None:
 def test_a_personal_adapter_helps_its_user(trained: Trainer, method: str, tmp_path: Path) -> None:
     speaker = spoken(48, seed=2, turn=0.5)
     rate = 3e-3 if method == "full" else 1e-2
-    config = PersonalConfig(method=method, density=0.05, steps=60, learning_rate=rate, lora_rank=4)
+    config = PersonalConfig(
+        method=method, density=0.05, steps=60, learning_rate=rate, lora_rank=4, masking=Masking(feature_mask_width=2)
+    )
     result = personalize(trained.bridge, trained.link, speaker[:16], config)
     bridge, _, _ = load_personal(*reversed(saved(tmp_path, trained, result, method)))
     before = error_share(trained.bridge, trained.link, speaker[16:])
@@ -118,6 +120,17 @@ def test_a_sparse_update_changes_just_its_share_of_weights(trained: Trainer, tmp
     changed = sum(int((value != base[name]).sum()) for name, value in bridge.named_parameters())
     total = sum(value.numel() for value in bridge.parameters())
     assert 0.9 * 0.02 * total < changed <= result.trainable_parameters == round(0.02 * total)
+
+
+def test_masks_set_stretches_and_bands_to_zero_and_nothing_else() -> None:
+    frames, lengths = torch.ones(2, 40, 12), torch.tensor([40, 20])
+    masked = mask_frames(frames, lengths, Masking(3, 8, 3, 4), np.random.default_rng(3))
+    assert torch.equal(frames, torch.ones(2, 40, 12))
+    zero = masked[0] == 0
+    rows, columns = zero.all(dim=1), zero.all(dim=0)
+    assert 0 < int(rows.sum()) <= 24
+    assert 0 < int(columns.sum()) < 12
+    assert torch.equal(zero, rows[:, None] | columns[None, :])
 
 
 def test_scores_of_masks_match_their_definitions(trained: Trainer) -> None:
