@@ -159,11 +159,22 @@ def print_table(summary: Mapping[str, Any], console: Console, example: str, user
 
     ``example`` is a recording that exists (``edgealign ask`` is shown with it), ``user`` whose adapter it asks.
     """
-    table = Table(title="Word error rate by user", caption=_caption(summary), caption_justify="left")
+    from rich import box
+
+    # no ruled columns: the table fits into 80 characters, with its headers on two lines
+    table = Table(
+        title="Word error rate by user",
+        caption=_caption(summary),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
     table.add_column("cohort", no_wrap=True)
     table.add_column("user", no_wrap=True)
-    for name in COLUMNS:
-        table.add_column(name, justify="right")
+    for place, name in enumerate(COLUMNS):
+        figures = [line[2][place] for line in rows(summary)]
+        widest = max(map(len, [*figures, *name.split()]))
+        table.add_column(name, justify="right", min_width=widest)
     last = None
     for cohort, name, figures in rows(summary):
         total = name == "all"
