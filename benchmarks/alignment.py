@@ -5,6 +5,7 @@ Speakers of a test set are never in its training set; a user's held-out sentence
 
 from __future__ import annotations
 
+import logging
 import statistics
 import tempfile
 import time
@@ -18,6 +19,7 @@ import torch
 
 from benchmarks import corpora
 from benchmarks.record import Figure, at_most, plain, write_area
+from pipeline.progress import progress
 from pipeline.runs.configs import bridge_config, personal_config, train_config
 from pipeline.settings import Settings, load_settings
 from stages.alignment import adapter
@@ -32,6 +34,8 @@ from stages.examples import LabelledUtterance, by_user, to_examples
 from stages.models.identity import read_identity
 from stages.models.llm import embedding_rows, load_tokenizer
 from stages.personalize import UserSplit, split_user
+
+log = logging.getLogger("edgealign")
 
 QUALITY = 0.06  # the WER of the time-to-quality figure
 FOLDS = (0, 1, 2)  # seeds: each holds out another fifth of the speakers
@@ -127,6 +131,7 @@ def train(
         trainer.run_epoch()
         curve.append((round(trainer.seconds, 2), round(bench.wer(trainer.bridge, vocabulary, test), 4)))
     trainer.bridge.eval()
+    log.info("trained on %d utterances, (seconds, WER) by epoch: %s", len(training), curve)
     return Trained(trainer, vocabulary, curve)
 
 
@@ -195,7 +200,11 @@ def personal(bench: Bench, base: Trained) -> tuple[list[Figure], dict[str, Any]]
     for name, method in methods.items():
         # the methods beside the chosen one get every third user: they are there for comparison
         splits = _splits() if name == config.method else _splits()[::3]
-        found = [_one_user(bench, base, split, method) for split in splits]
+        with progress(f"personal, {name}", len(splits), "users") as advance:
+            found = []
+            for split in splits:
+                found.append(_one_user(bench, base, split, method))
+                advance(1)
         before = sum(item["base_errors"] for item in found) / sum(item["words"] for item in found)
         after = sum(item["errors"] for item in found) / sum(item["words"] for item in found)
         seconds = statistics.median(item["seconds"] for item in found)
