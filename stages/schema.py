@@ -31,6 +31,31 @@ FEATURES = pa.schema(
     ]
 )
 
+INDEX = pa.schema(
+    [
+        ("utterance", pa.string()),
+        ("user", pa.string()),
+        ("text", pa.string()),  # null where there is no transcript
+        ("language", pa.string()),
+        ("shard", pa.string()),  # file name of the shard that holds it
+        ("duration_s", pa.float64()),
+        ("source_sha256", pa.string()),  # of the file that came in
+        ("audio_sha256", pa.string()),  # of the FLAC bytes in the shard
+        ("granted", pa.bool_()),  # consent, see stages.consent
+        ("scope", pa.string()),
+        ("consent_date", pa.string()),  # YYYY-MM-DD; null where not stated
+        ("source_rate_hz", pa.int32()),  # of the file that came in; null where only the shard is known
+        ("source_channels", pa.int32()),
+        ("source_format", pa.string()),
+        ("level_dbfs", pa.float32()),  # of the file that came in where known, else of the FLAC; see stages.quality
+        ("peak", pa.float32()),
+        ("clipped_share", pa.float32()),
+        ("snr_db", pa.float32()),  # estimate; null where there is no pause to hear the noise in
+        ("speech_share", pa.float32()),
+    ]
+)
+"""What a cohort holds, a row an utterance: beside the shards, so that nothing has to be decoded to look something up."""
+
 TEACHER = pa.struct([("name", pa.string()), ("text", pa.string()), ("score", pa.float64())])
 
 LABELS = pa.schema(
