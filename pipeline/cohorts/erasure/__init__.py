@@ -1,0 +1,1 @@
+"""``edgealign cohort forget``: the erasure of one person. Start at :func:`pipeline.cohorts.erasure.forget.forget_user`."""
