@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
@@ -17,11 +18,8 @@ import soundfile
 from stages.errors import InputError
 from stages.schema import SAMPLE_RATE_HZ
 
-SILENT_RMS = 5e-4
-"""Root mean square (full scale 1.0) below which a recording holds no speech: -66 dBFS."""
-
-FULL_SCALE = 0.999
-"""Magnitude from which a sample counts as clipped: the last steps of a 16-bit or 8-bit converter."""
+if TYPE_CHECKING:
+    from stages.quality import Quality
 
 MIN_RATE_HZ = 4_000
 """Slower recordings hold no intelligible speech; a header that says so is broken."""
@@ -47,17 +45,6 @@ class Recording:
     @property
     def channels(self) -> int:
         return int(self.samples.shape[1])
-
-
-@dataclass(frozen=True)
-class Levels:
-    """How loud a recording is; full scale is 1.0."""
-
-    duration_s: float
-    rms: float
-    peak: float
-    clipped_share: float
-    silent: bool
 
 
 def _open(source: Path | bytes, name: str) -> soundfile.SoundFile:
@@ -115,10 +102,20 @@ def decode(source: Path | bytes, name: str) -> Recording:
     return Recording(samples, rate_hz)
 
 
+def mix_down(samples: np.ndarray) -> np.ndarray:
+    """The mean of the channels: (n_samples,) or (n_samples, channels) to (n_samples,)."""
+    if samples.ndim == 1:
+        return samples
+    channels = samples.shape[1]
+    total = samples[:, 0]
+    for index in range(1, channels):  # numpy's own mean over such a short axis takes ten times as long
+        total = total + samples[:, index]
+    return total / channels if channels > 1 else total
+
+
 def to_mono_16k(recording: Recording) -> np.ndarray:
     """float32 (n_samples,) at SAMPLE_RATE_HZ: the mean of the channels, resampled where the rate differs."""
-    mono = recording.samples.mean(axis=1)
-    return resample(mono, recording.rate_hz).astype(np.float32)
+    return resample(mix_down(recording.samples), recording.rate_hz).astype(np.float32)
 
 
 def resample(samples: np.ndarray, rate_hz: int) -> np.ndarray:
@@ -152,14 +149,8 @@ def encode_flac(samples: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def describe(samples: np.ndarray, rate_hz: int = SAMPLE_RATE_HZ) -> Levels:
-    """Levels of (n_samples,) or (n_samples, channels) at full scale 1.0.
+def describe(samples: np.ndarray, rate_hz: int = SAMPLE_RATE_HZ) -> Quality:
+    """``stages.quality.measure``, under its former name."""
+    from stages.quality import measure
 
-    Clipping shows only at the recording's own rate: measure before resampling, which rounds the flat tops off.
-    """
-    if samples.size == 0:
-        return Levels(0.0, 0.0, 0.0, 0.0, True)
-    magnitude = np.abs(samples)
-    rms = float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
-    clipped_share = float(np.mean(magnitude >= FULL_SCALE))
-    return Levels(samples.shape[0] / rate_hz, rms, float(magnitude.max()), clipped_share, rms < SILENT_RMS)
+    return measure(samples, rate_hz)
