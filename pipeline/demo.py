@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.runs.common import Context
-from stages.errors import EdgealignError, InputError
+from stages.errors import EdgealignError
 
 
 def run_demo() -> None:
@@ -39,15 +38,11 @@ def run_demo() -> None:
 
 
 def print_summary(context: Context) -> None:
-    """The table of ``metrics/summary.json`` and the two commands to look further."""
-    from stages.report import print_table
+    """Base and personal figures of every user, from the evaluations, and the two commands to look further."""
+    from pipeline.runs.report import read_results
+    from stages.report import print_table, summarise
 
-    try:
-        summary = json.loads(context.project.summary.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{context.project.summary}: not there. Run `dvc repro` (or `make demo`) to make it."
-        ) from None
+    summary = summarise(*read_results(context))
     example, user = example_recording(context)
     print_table(summary, Console(), example, user)
 

@@ -1,7 +1,7 @@
-"""The report stage: what all cohorts' metrics say together, as one JSON, tables, figures and a page.
+"""The report stage: what all cohorts' evaluations say together, as one JSON, tables, figures and a page.
 
-Symbols: a *cohort's metrics* is the content of ``metrics/<cohort>.json`` as the evaluate stage writes it; a *summary* is
-what :func:`summarise` makes of all of them. Unknown figures are null everywhere and a dash in tables, never a zero.
+Symbols: a *cohort's evaluation* is the content of ``artifacts/evaluations/<cohort>.json`` as the evaluate stage writes it; a
+*summary* is what :func:`summarise` makes of all of them. Unknown figures are null everywhere and a dash in tables, never a zero.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _together(users: list[dict[str, Any]], pooled: Mapping[str, Any]) -> dict[st
 
 
 def summarise(cohorts: Mapping[str, Mapping[str, Any]], base: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of ``metrics/summary.json``: overall, per cohort and per user.
+    """Overall figures, per cohort and per user.
 
     Overall WERs are the cohorts' pooled ones weighted by their test utterances (evaluate pools words inside a cohort).
     ``train_seconds``, ``trainable_parameters`` and ``adapter_bytes`` are means an adapter, ``utterances`` and
@@ -115,6 +115,15 @@ def summarise(cohorts: Mapping[str, Mapping[str, Any]], base: Mapping[str, Any])
         "cohorts": parts,
         "base": {name: known(trained.get(name)) for name in ("dev_wer", "train_seconds")},
     }
+
+
+def without_users(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of ``metrics/summary.json``: git tracks that file and never forgets, so no user is named in it."""
+    cohorts = {
+        cohort: {"all": part["all"], "users_skipped": len(part["skipped"])}
+        for cohort, part in summary["cohorts"].items()
+    }
+    return {**summary, "cohorts": cohorts}
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -237,7 +246,7 @@ def write_report(
     from stages.report_page import page
 
     summary = summarise(cohorts, base)
-    write_json(summary_path, summary)
+    write_json(summary_path, without_users(summary))
     write_csvs(cohorts, base, plots)
     write_text(plots / "table.md", markdown_table(summary))
     figures = draw_all(cohorts, base, summary, plots)

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def user_entry(base: float | None, personal: float | None, cascade: float | None, **changes: Any) -> dict[str, Any]:
-    """One user's entry of ``metrics/<cohort>.json``."""
+    """One user's entry of ``artifacts/evaluations/<cohort>.json``."""
     entry: dict[str, Any] = {
         "base": {"wer": base, "cer": base},
         "personal": {"wer": personal, "cer": personal},

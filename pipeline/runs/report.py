@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from pipeline.runs.common import Context, log
+from stages.errors import InputError
 
 
 def run(context: Context) -> None:
@@ -12,11 +14,7 @@ def run(context: Context) -> None:
     from stages.report import write_report
 
     project = context.project
-    cohorts = {
-        cohort: json.loads(project.evaluation(cohort).read_text(encoding="utf-8"))
-        for cohort in context.settings.personal_cohorts
-    }
-    base = json.loads((project.base_adapter / "adapter.json").read_text(encoding="utf-8"))
+    cohorts, base = read_results(context)
     with context.tracker.run("report") as run:
         summary = write_report(cohorts, base, project.summary, project.plots)
         run.metrics({name: value for name, value in summary["overall"].items() if isinstance(value, (int, float))})
@@ -24,3 +22,18 @@ def run(context: Context) -> None:
         for path in sorted(project.plots.iterdir()):
             run.artifact(path, "report")
     log.info("report: %s", project.plots / "report.html")
+
+
+def read_results(context: Context) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Each personal cohort's evaluation, and the base adapter's record. Raises InputError where one is not there."""
+    project = context.project
+    paths = {cohort: project.evaluation(cohort) for cohort in context.settings.personal_cohorts}
+    paths[""] = project.base_adapter / "adapter.json"
+    found = {}
+    for cohort, path in paths.items():
+        try:
+            found[cohort] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{path}: not there. Run `dvc repro` (or `make demo`) to make it.") from None
+    base = found.pop("")
+    return found, base

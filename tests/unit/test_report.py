@@ -110,6 +110,15 @@ def written(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_the_summary_that_git_keeps_names_no_user(written: Path) -> None:
+    told = (written / "summary.json").read_text()
+    assert [name for name in ("ann", "bob", "dee", "cy") if f'"{name}"' in told] == []
+    summary = json.loads(told)
+    assert summary["cohorts"]["quiet"]["all"]["users"] == 2
+    assert summary["cohorts"]["quiet"]["users_skipped"] == 1
+    assert summary["overall"]["wer"] == summarise(two_cohorts(), base_record())["overall"]["wer"]
+
+
 def test_the_csv_for_dvc_plots_holds_each_user(written: Path) -> None:
     with (written / "plots" / "wer_by_user.csv").open() as file:
         lines = list(csv.DictReader(file))
