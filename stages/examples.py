@@ -27,9 +27,16 @@ class LabelledUtterance:
     cascade_text: str | None  # the first teacher's transcript: what a cascade would hand to the LLM
 
 
-def join(features: pa.Table, labels: pa.Table) -> list[LabelledUtterance]:
-    """Every utterance that has both frames and an accepted label, sorted by name."""
-    accepted = {row["utterance"]: row for row in labels.to_pylist() if row["accepted"] and row["text"]}
+def join(features: pa.Table, labels: pa.Table, use: str = "personal") -> list[LabelledUtterance]:
+    """Every utterance that has both frames and an accepted label, sorted by name.
+
+    ``use`` is "personal" or "base": whose consent covers the user's own adapter alone does not train the base.
+    """
+    accepted = {
+        row["utterance"]: row
+        for row in labels.to_pylist()
+        if row["accepted"] and row["text"] and (use == "personal" or row["scope"] == "all")
+    }
     joined = []
     for row in features.to_pylist():
         label = accepted.get(row["utterance"])

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from stages.atomic import sha256_file, sha256_json
 from stages.audio import load_audio
+from stages.consent import refusal
 from stages.errors import InputError
 from stages.schema import LABELS, TEACHER, read_table
 from stages.shards import Problem, ShardItem, iter_shard
@@ -24,7 +25,7 @@ from stages.text import TEXT_VERSION, from_transcriber, language_code, normalise
 TRANSCRIPTS_VERSION = 2
 """Raised whenever this code would write other transcripts from the same input."""
 
-LABELS_VERSION = 1
+LABELS_VERSION = 2
 """Raised whenever this code would write other labels from the same transcripts."""
 
 TRANSCRIPTS = pa.schema(
@@ -206,9 +207,7 @@ def _label(item: ShardItem, heard: dict[str, Any] | None, rules: Rules) -> dict[
         text = teachers[0]["text"] if teachers else ""
         confidence = teachers[0]["score"] if teachers else 0.0
         reason = _rejection(from_transcriber(text, item.language), confidence, heard, item.duration_s, rules)
-    if item.consent.get("status") != "granted":
-        reason = f"no consent: status is {item.consent.get('status', 'unknown')!r}"
-    reason = reason or problems_of(text, item.language) or ""
+    reason = refusal(item.consent, "personal") or reason or problems_of(text, item.language) or ""
     spoken = normalise if human else from_transcriber
     return {
         **row,
@@ -217,6 +216,7 @@ def _label(item: ShardItem, heard: dict[str, Any] | None, rules: Rules) -> dict[
         "confidence": confidence,
         "accepted": not reason,
         "reason": reason,
+        "scope": "all" if not refusal(item.consent, "base") else "personal",
     }
 
 

@@ -68,6 +68,7 @@ LABELS = pa.schema(
         ("teachers", pa.list_(TEACHER)),  # each teacher's text and score, also where a human transcript exists
         ("accepted", pa.bool_()),
         ("reason", pa.string()),  # why it was rejected; empty where accepted
+        ("scope", pa.string()),  # of the user's consent: "all", or "personal" for what may not train the base
     ]
 )
 

@@ -1,7 +1,8 @@
-"""``edgealign cohort``: recordings in, and what is there."""
+"""``edgealign cohort``: recordings in, looked at, checked, shared and forgotten."""
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 
 import typer
@@ -9,37 +10,101 @@ import typer
 app = typer.Typer(no_args_is_help=True)
 
 
+class UserFrom(str, Enum):
+    """Where a recording's user comes from."""
+
+    path = "path"
+    column = "column"
+    name = "name"
+
+
+class Consent(str, Enum):
+    """What the users said."""
+
+    granted = "granted"
+    withheld = "withheld"
+
+
+class Scope(str, Enum):
+    """What the users allow."""
+
+    all = "all"
+    personal = "personal"
+
+
+NAME = typer.Argument(..., help="The cohort's name: a-z, 0-9 and hyphens.")
+AUDIO = typer.Option(
+    ...,
+    help="What you have: a folder of recordings (WAV, FLAC, MP3, OGG, Opus, M4A ...), a LibriSpeech, Kaldi, NeMo or "
+    "Common Voice folder, or a WebDataset (folder of tars, or one tar).",
+)
+TRANSCRIPTS = typer.Option(
+    None,
+    help="CSV, TSV, JSONL, *.trans.txt, Kaldi text, NeMo manifest, validated.tsv. Left out: looked for in the folder.",
+)
+USER_FROM = typer.Option(
+    None,
+    help="Who speaks: the recording's folder (path), a column of the transcripts, or its name up to the first - or _.",
+)
+MAP = typer.Option([], "--map", help="Which column is what, if their names do not tell: --map user=speaker,text=utt")
+LANGUAGE = typer.Option(None, help="Language of the recordings [a new cohort: en; else the cohort's own].")
+CONSENT = typer.Option(
+    None, help="The users' consent; withheld recordings go in and train nothing [a new cohort: granted]."
+)
+SCOPE = typer.Option(None, help="What they allow: everything (all), or their own adapter alone (personal) [all].")
+CONSENT_DATE = typer.Option(None, metavar="YYYY-MM-DD", help="When they consented.")
+CUT = typer.Option(True, "--cut/--no-cut", help="Cut recordings over 30 s at silences; else they are set aside.")
+WORKERS = typer.Option(None, min=1, help="Processes that convert [one a core].")
+RAY = typer.Option(
+    None,
+    "--ray/--local",
+    help="Convert on the Ray cluster of params.yaml [from 10,000 recordings, where one is named].",
+)
+DRY_RUN = typer.Option(False, help="Check everything and say what would happen; change nothing.")
+YES = typer.Option(False, "--yes", help="Do not ask.")
+
+
 @app.command()
 def add(
-    name: str = typer.Argument(..., help="The cohort's name: a-z, 0-9 and hyphens."),
-    audio: Path = typer.Option(..., help="Folder of recordings; any format and rate that libsndfile reads."),
-    transcripts: Path = typer.Option(..., help="CSV with the columns file,user,text; an empty text is no transcript."),
-    language: str = typer.Option("en", help="Language of the recordings."),
-    consent: str = typer.Option("granted", help="Status of the users' consent; only `granted` trains."),
+    name: str = NAME,
+    audio: Path = AUDIO,
+    transcripts: Path | None = TRANSCRIPTS,
+    user_from: UserFrom | None = USER_FROM,
+    map_: list[str] = MAP,
+    language: str | None = LANGUAGE,
+    consent: Consent | None = CONSENT,
+    consent_scope: Scope | None = SCOPE,
+    consent_date: str | None = CONSENT_DATE,
     base: bool = typer.Option(False, help="Also train the base adapter on this cohort."),
     personal: bool = typer.Option(True, help="Train a personal adapter for each of its users."),
+    cut: bool = CUT,
+    workers: int | None = WORKERS,
+    ray: bool | None = RAY,
     replace: bool = typer.Option(False, help="Put it in the place of a cohort of the same name."),
-    dry_run: bool = typer.Option(False, help="Check everything and say what would happen; write no cohort."),
+    dry_run: bool = DRY_RUN,
 ) -> None:
-    """Bring a folder of recordings in. Bad ones are set aside with their reason, the good ones go in."""
-    from pipeline.cohorts.add import add_cohort
+    """Bring recordings in as a new cohort. Bad ones are set aside with their reason, the good ones go in.
+
+    Stopped or killed, the same command goes on where it was.
+    """
+    from pipeline.cohorts.add import Options, add_cohort
     from pipeline.cohorts.store import list_in_params, track_with_dvc
     from pipeline.project import Project
     from pipeline.settings import load_settings
 
     project = Project.find()
-    load_settings(project.root)  # a params.yaml that cannot be read is told before any work
-    add_cohort(
-        project,
-        name,
-        audio,
-        transcripts,
+    settings = load_settings(project.root)  # a params.yaml that cannot be read is told before any work
+    options = Options(
+        transcripts=transcripts,
+        user_from=user_from.value if user_from else None,
+        columns=_columns(map_),
         language=language,
-        consent=consent,
-        replace=replace,
-        dry_run=dry_run,
-        tell=typer.echo,
+        consent=_consent(consent, consent_scope, consent_date),
+        cut_long=cut,
+        workers=workers,
+        ray=ray,
     )
+    add_cohort(project, name, audio, options, settings=settings, replace=replace, dry_run=dry_run, tell=typer.echo)
     if dry_run:
         return
     lists = list_in_params(project, name, base, personal)
@@ -47,6 +112,90 @@ def add(
         typer.echo(f"params.yaml: added to {', '.join(lists)}")
     track_with_dvc(project, typer.echo)
     typer.echo("next: dvc repro")
+
+
+@app.command()
+def append(
+    name: str = NAME,
+    audio: Path = AUDIO,
+    transcripts: Path | None = TRANSCRIPTS,
+    user_from: UserFrom | None = USER_FROM,
+    map_: list[str] = MAP,
+    language: str | None = LANGUAGE,
+    consent: Consent | None = CONSENT,
+    consent_scope: Scope | None = SCOPE,
+    consent_date: str | None = CONSENT_DATE,
+    cut: bool = CUT,
+    workers: int | None = WORKERS,
+    ray: bool | None = RAY,
+    dry_run: bool = DRY_RUN,
+) -> None:
+    """Bring more recordings of known or new users into a cohort. Its shards stay; only new ones are written.
+
+    Language and consent are the cohort's own where they are not given. What is there already is recognised by its sound.
+    """
+    from pipeline.cohorts.add import Options, append_cohort
+    from pipeline.cohorts.store import track_with_dvc
+    from pipeline.project import Project
+    from pipeline.settings import load_settings
+
+    project = Project.find()
+    settings = load_settings(project.root)
+    options = Options(
+        transcripts=transcripts,
+        user_from=user_from.value if user_from else None,
+        columns=_columns(map_),
+        language=language,
+        consent=_consent(consent, consent_scope, consent_date),
+        cut_long=cut,
+        workers=workers,
+        ray=ray,
+    )
+    append_cohort(project, name, audio, options, settings=settings, dry_run=dry_run, tell=typer.echo)
+    if dry_run:
+        return
+    track_with_dvc(project, typer.echo)
+    typer.echo("next: dvc repro")
+
+
+def _columns(given: list[str]) -> dict[str, str]:
+    """``["user=speaker,text=utt"]`` as {"user": "speaker", "text": "utt"}. Raises BadParameter."""
+    columns = {}
+    for pair in ",".join(given).split(","):
+        if not pair:
+            continue
+        what, equals, column = pair.partition("=")
+        if not (what and equals and column):
+            raise typer.BadParameter(f"--map {pair}: needed WHAT=COLUMN, for example user=speaker_id,text=sentence")
+        columns[what.strip()] = column.strip()
+    return columns
+
+
+def _consent(consent: Consent | None, scope: Scope | None, date: str | None) -> dict[str, object] | None:
+    """The consent that the options give; None where they say nothing."""
+    from stages.consent import make_consent
+
+    if consent is None and scope is None and date is None:
+        return None
+    return make_consent(consent is not Consent.withheld, scope.value if scope else "all", date)
+
+
+@app.command()
+def remove(name: str = NAME, yes: bool = YES, dry_run: bool = DRY_RUN) -> None:
+    """Take a cohort out of the project: its recordings, features, labels and adapters. It can be brought back.
+
+    To erase a person for good, use `edgealign cohort forget`.
+    """
+    from pipeline.cohorts.remove import remove_cohort
+    from pipeline.cohorts.store import track_with_dvc
+    from pipeline.project import Project
+
+    project = Project.find()
+    if remove_cohort(
+        project, name, dry_run=dry_run, confirm=lambda question: yes or typer.confirm(question), tell=typer.echo
+    ):
+        track_with_dvc(project, typer.echo)
+        typer.echo("next: dvc repro; to bring it back: git checkout data.dvc params.yaml && dvc checkout data.dvc")
 
 
 @app.command()
@@ -86,7 +235,10 @@ def list_cohorts() -> None:
 
 
 @app.command()
-def show(name: str = typer.Argument(..., help="The cohort's name.")) -> None:
+def show(
+    name: str = typer.Argument(..., help="The cohort's name."),
+    users: int = typer.Option(50, min=0, help="How many of its users are listed."),
+) -> None:
     """One cohort: its users, and what each has."""
     from rich.console import Console
     from rich.table import Table
@@ -95,8 +247,15 @@ def show(name: str = typer.Argument(..., help="The cohort's name.")) -> None:
     from pipeline.project import Project
 
     record = read_cohort(Project.find().cohort(name))
-    consent = record.consent.get("status", "unknown")
+    consent = "granted" if record.consent.get("granted") is True else "withheld"
+    consent += f", scope {record.consent.get('scope')}, {record.consent.get('date') or 'no date'}"
     table = Table("user", "called", "utterances", "without transcript", "seconds", title=f"{name} (consent: {consent})")
-    for user, entry in record.users.items():
+    for user, entry in list(record.users.items())[:users]:
         table.add_row(user, entry.name, str(entry.utterances), str(entry.untranscribed), f"{entry.seconds:.0f}")
+    if len(record.users) > users:
+        table.add_row(f"… and {len(record.users) - users} more", "", "", "", "")
     Console().print(table)
+    Console().print(
+        f"{record.utterances} utterances of {len(record.users)} users, {record.seconds / 3600:.2f} h, language "
+        f"{record.language}, {len(record.shards)} shards, made by `{record.made_by}`"
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -20,15 +21,16 @@ from pipeline.cohorts.grammar import Grammar, Sentence, is_letter
 from pipeline.cohorts.store import (
     CohortRecord,
     build,
+    claim,
     is_intact,
     publish,
     read_cohort,
     track_with_dvc,
-    workspace,
 )
 from pipeline.project import Project
 from stages.atomic import sha256_bytes, sha256_json
 from stages.audio import encode_flac
+from stages.consent import make_consent
 from stages.errors import EdgealignError, InputError
 from stages.schema import SAMPLE_RATE_HZ
 from stages.shards import ShardItem
@@ -94,7 +96,7 @@ UNTOLD_SHARE = 3
 
 MADE_BY = "edgealign cohort demo"
 
-CONSENT = {"status": "granted", "by": "synthetic voice", "terms": "made by eSpeak NG for this demo; nobody's recording"}
+CONSENT = make_consent(True) | {"by": "synthetic voice", "terms": "made by eSpeak NG for this demo; nobody's recording"}
 
 
 @dataclass(frozen=True)
@@ -261,10 +263,11 @@ def make_demo(project_root: Path, workers: int | None = None, say: Callable[[str
             continue
         record = CohortRecord(name, "en", CONSENT, MADE_BY, digest)
         total = sum(len(user.speeches) for user in users)
-        with workspace(project, name) as folder, progress(f"speak {name}", total, "utterances") as advance:
+        with claim(project, name) as folder, progress(f"speak {name}", total, "utterances") as advance:
+            shutil.rmtree(folder / "final", ignore_errors=True)  # what a kill left
             items = speak_cohort(users, workers or min(4, os.cpu_count() or 1), advance)
-            full = build(folder / name, record, items, {})
-            publish(folder / name, project.cohort(name))
+            full = build(folder / "final", record, items, {})
+            publish(folder / "final", project.cohort(name))
         made.append(name)
         say(f"{name}: {full.utterances} utterances of {len(full.users)} speakers, {full.seconds / 60:.1f} min")
     if made:

@@ -7,22 +7,25 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
+from pipeline.cohorts.index import index_row, table_of, write_index
 from pipeline.project import Project
 from pipeline.settings import params_path
-from stages.atomic import fsync_folder, sha256_file, write_bytes, write_text
+from stages.atomic import exchange, fsync_folder, sha256_file, write_bytes, write_text
 from stages.errors import EdgealignError, InputError
-from stages.shards import ShardItem, write_shards
+from stages.shards import ShardItem, iter_shard, write_shards
 
 COHORT_FILE = "cohort.yaml"
+COHORT_LISTS = ("cohorts", "base_cohorts", "personal_cohorts")
+RETIRED = "retired"
 
 
 @dataclass
@@ -54,7 +57,8 @@ def read_cohort(folder: Path) -> CohortRecord:
     """Read ``cohort.yaml``. Raises InputError where it is missing or not what ``publish`` writes."""
     path = folder / COHORT_FILE
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
         users = {name: UserRecord(**user) for name, user in content.pop("users").items()}
         return CohortRecord(users=users, **content)
     except FileNotFoundError:
@@ -76,80 +80,143 @@ def is_intact(folder: Path, record: CohortRecord) -> bool:
 
 
 @contextmanager
-def workspace(project: Project, name: str) -> Iterator[Path]:
-    """A temporary folder on the project's own file system but outside data/, removed at the end."""
+def claim(project: Project, name: str) -> Iterator[Path]:
+    """The folder in which a cohort is prepared, on the project's own file system but outside data/, for one process at a time.
+
+    What a kill left there is still there: a command that is run again goes on with it. Raises EdgealignError where another
+    process is at work on the same cohort.
+    """
+    from filelock import FileLock, Timeout
+
     parent = project.private / "incoming"
     parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
+    lock = FileLock(parent / f"{name}.lock")
     try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise EdgealignError(
+            f"cohort {name}: another edgealign command is at work on it. Wait for that one to end, then run this again."
+        ) from None
+    try:
+        folder = parent / name
+        folder.mkdir(exist_ok=True)
+        recover(folder, project.cohort(name))
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            (parent / name).rmdir()  # stays where something is kept in it
+        lock.release()
 
 
 def build(folder: Path, record: CohortRecord, items: Iterable[ShardItem], names: dict[str, str]) -> CohortRecord:
-    """Write shards and ``cohort.yaml`` into ``folder``; ``names`` gives each user's name as the source has it."""
-    users: dict[str, UserRecord] = {}
-
-    def counted() -> Iterator[ShardItem]:
-        for item in items:
-            user = users.setdefault(item.user, UserRecord(names.get(item.user, item.user)))
-            user.utterances += 1
-            user.untranscribed += item.text is None
-            user.seconds += item.duration_s
-            yield item
-
-    shards = write_shards(counted(), folder)
-    full = CohortRecord(
-        name=record.name,
-        language=record.language,
-        consent=record.consent,
-        made_by=record.made_by,
-        created_from=record.created_from,
-        utterances=sum(user.utterances for user in users.values()),
-        seconds=round(sum(user.seconds for user in users.values()), 3),
-        users={name: users[name] for name in sorted(users)},
-        shards={path.name: sha256_file(path) for path in shards},
-    )
-    for user in users.values():
-        user.seconds = round(user.seconds, 3)
-    write_text(folder / COHORT_FILE, yaml.safe_dump(asdict(full), sort_keys=False, allow_unicode=True, width=120))
+    """Write shards, index and ``cohort.yaml`` into ``folder``; ``names`` gives each user's name as the source has it."""
+    shards = {path.name: sha256_file(path) for path in write_shards(items, folder)}
+    table = table_of(index_row(item, name) for name in sorted(shards) for item in iter_shard(folder / name))
+    write_index(table, folder, 0, shards)
+    full = replace(record, shards=shards, **totals(table, names))
+    write_record(folder, full)
     return full
 
 
+def totals(table: pa.Table, names: Mapping[str, str]) -> dict[str, Any]:
+    """What an index (schema INDEX) adds up to, as fields of CohortRecord; ``names`` as for ``build``."""
+    columns = table.select(["user", "text", "duration_s"]).to_pydict()
+    users: dict[str, UserRecord] = {}
+    for name, text, seconds in zip(columns["user"], columns["text"], columns["duration_s"], strict=True):
+        user = users.setdefault(name, UserRecord(names.get(name, name)))
+        user.utterances += 1
+        user.untranscribed += text is None
+        user.seconds += seconds
+    total = round(sum(user.seconds for user in users.values()), 3)
+    for user in users.values():
+        user.seconds = round(user.seconds, 3)
+    return {
+        "utterances": table.num_rows,
+        "seconds": total,
+        "users": {name: users[name] for name in sorted(users)},
+    }
+
+
+def write_record(folder: Path, record: CohortRecord) -> None:
+    """Write ``cohort.yaml``."""
+    dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times faster where libyaml is there
+    content = yaml.dump(asdict(record), Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)
+    write_text(folder / COHORT_FILE, content)
+
+
 def publish(built: Path, target: Path) -> None:
-    """Move a built cohort into place; a cohort that was there before is put back where that fails."""
+    """Put a built cohort into place in one step: whoever looks sees the old one or the new one, also after a kill.
+
+    ``built`` lies on the same file system; what was at ``target`` is removed.
+    """
     for path in built.iterdir():
-        path.chmod(0o644)
-        with path.open("rb+") as file:
+        with path.open("rb") as file:
             os.fsync(file.fileno())
-    built.chmod(0o755)
+    fsync_folder(built)
     target.parent.mkdir(parents=True, exist_ok=True)
-    retired = built.with_name(built.name + ".old")
-    if target.exists():
-        target.rename(retired)
-    try:
+    if not target.exists():
         built.rename(target)
-    except OSError:
-        with suppress(OSError):
-            retired.rename(target)
-        raise
+    elif exchange(built, target):
+        shutil.rmtree(built, ignore_errors=True)
+    else:  # in two steps; ``recover`` mends what a kill between them leaves
+        retired = built.with_name(RETIRED)
+        target.rename(retired)
+        built.rename(target)
+        shutil.rmtree(retired, ignore_errors=True)
     fsync_folder(target.parent)
+
+
+def recover(folder: Path, target: Path) -> None:
+    """Put back a cohort that ``publish`` had moved away when it was killed."""
+    retired = folder / RETIRED
+    if retired.exists() and not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        retired.rename(target)
+    shutil.rmtree(retired, ignore_errors=True)
 
 
 def list_in_params(project: Project, name: str, base: bool, personal: bool) -> list[str]:
     """Add a cohort to params.yaml's lists, keeping comments and layout; returns the lists that it was added to."""
+    wanted = {"cohorts": True, "base_cohorts": base, "personal_cohorts": personal}
+    return _edit_lists(
+        project, lambda key, names: names.append(name) if wanted.get(key) and name not in names else None
+    )
+
+
+def unlist_in_params(project: Project, name: str) -> list[str]:
+    """Take a cohort out of every list of params.yaml; returns the lists that named it."""
+    return _edit_lists(project, lambda key, names: names.remove(name) if name in names else None)
+
+
+def list_of_params(project: Project, name: str) -> list[str]:
+    """The lists of params.yaml that name a cohort."""
+    content = yaml.safe_load(params_path(project.root).read_text(encoding="utf-8"))
+    lists = {key: content.get(key) for key in COHORT_LISTS}
+    lists["pseudo_labels.untold_only"] = (content.get("pseudo_labels") or {}).get("untold_only")
+    return [key for key, names in lists.items() if name in (names or [])]
+
+
+def _edit_lists(project: Project, edit: Callable[[str, Any], None]) -> list[str]:
+    """Apply ``edit(key, names)`` to every list of cohorts in params.yaml; returns the keys of those that changed."""
     from ruamel.yaml import YAML
 
     path = params_path(project.root)
     editor = YAML()
     editor.preserve_quotes = True
     editor.width = 4096  # never re-wrap a line
+    editor.representer.add_representer(  # else `key: null` comes back as `key:`
+        type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
     content = editor.load(path.read_text(encoding="utf-8"))
-    wanted = {"cohorts": True, "base_cohorts": base, "personal_cohorts": personal}
-    changed = [key for key, add in wanted.items() if add and name not in content[key]]
-    for key in changed:
-        content[key].append(name)
+    lists = {key: content.get(key) for key in COHORT_LISTS}
+    lists["pseudo_labels.untold_only"] = (content.get("pseudo_labels") or {}).get("untold_only")
+    changed = []
+    for key, names in lists.items():
+        before = list(names or [])
+        if names is not None:
+            edit(key, names)
+        if list(names or []) != before:
+            changed.append(key)
     if changed:
         buffer = io.BytesIO()
         editor.dump(content, buffer)

@@ -42,7 +42,9 @@ def run(context: Context) -> None:
     costs, best = Costs(), Best()
     curve: dict[str, list[list[float]]] = {"loss": [], "dev_wer": []}
     with context.tracker.run("base", method=settings.alignment.method) as run:
-        run.params({"base": settings.base.model_dump(), **{k: v for k, v in facts.items() if k != "vocabulary"}})
+        # MLflow's parameters cannot be taken back: they name no user, so that erasing one leaves this run as it is
+        told = {name: value for name, value in facts.items() if name not in ("vocabulary", "held_out_users")}
+        run.params({"base": settings.base.model_dump(), **told, "users_held_out": len(facts["held_out_users"])})
         state = _resume(checkpoint, curve, best)
         with connect(project, settings) as session, progress("base", epochs, "epochs") as advance:
             log.info(session.describe())
@@ -90,7 +92,7 @@ def prepare(context: Context) -> tuple[Any, dict[str, Any]]:
     project, settings = context.project, context.settings
     encoder, llm = read_identity(project.encoder), read_identity(project.llm)
     tokenizer = load_tokenizer(project.llm)
-    labelled = load_labelled(context, settings.base_cohorts, read_features)
+    labelled = load_labelled(context, settings.base_cohorts, read_features, use="base")
     if not labelled:
         raise InputError("base: no utterance of the base cohorts has both features and an accepted label")
     users = {f"{item.cohort}/{item.user}" for item in labelled}
@@ -127,16 +129,15 @@ def prepare(context: Context) -> tuple[Any, dict[str, Any]]:
     return setup, {**facts, "vocabulary": list(vocabulary.ids)}
 
 
-def load_labelled(context: Context, cohorts: list[str], read_features: Any) -> list[Any]:
-    """Every utterance of ``cohorts`` with features and an accepted label."""
+def load_labelled(context: Context, cohorts: list[str], read_features: Any, use: str = "personal") -> list[Any]:
+    """Every utterance of ``cohorts`` with features and an accepted label that the user's consent allows for ``use``."""
     from stages.examples import join
     from stages.schema import LABELS, read_table
 
     found = []
     for cohort in cohorts:
-        found += join(
-            read_features(context.project.features(cohort)), read_table(context.project.labels(cohort), LABELS)
-        )
+        labels = read_table(context.project.labels(cohort), LABELS)
+        found += join(read_features(context.project.features(cohort)), labels, use)
     return found
 
 

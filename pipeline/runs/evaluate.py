@@ -13,8 +13,10 @@ from pipeline.cluster.work import Result, run_actors
 from pipeline.progress import progress
 from pipeline.runs.base import load_labelled
 from pipeline.runs.common import Context, Costs, log, tell_failures, worker_threads
-from stages.atomic import write_json
+from stages.atomic import sha256_bytes, sha256_json, write_json
 from stages.errors import InputError
+
+EVALUATE_VERSION = 1  # raise when the same inputs would give other figures
 
 
 class EvaluationWorker:
@@ -46,7 +48,7 @@ class EvaluationWorker:
 
 
 def run(context: Context, cohort: str) -> None:
-    """Judge every user of the cohort that has an adapter; write ``metrics/<cohort>.json`` and the full evaluation."""
+    """Judge every user of the cohort that has an adapter; write the full evaluation and ``metrics/<cohort>.json``."""
     from stages.evaluate import LlmSettings, pool
 
     project, settings = context.project, context.settings
@@ -54,21 +56,27 @@ def run(context: Context, cohort: str) -> None:
     chosen = LlmSettings(
         settings.evaluate.llm_utterances, settings.evaluate.max_new_tokens, settings.evaluate.instruction
     )
-    users: dict[str, dict[str, Any]] = {}
+    keys = _keys(context, folders, held_out)
+    users = _judged_before(project.evaluation(cohort), keys)
     costs = Costs()
-    names = list(folders)
+    names = [name for name in folders if name not in users]
+    fresh: list[str] = []
+    log.info("evaluate@%s: %d of %d user(s) to judge", cohort, len(names), len(folders))
 
     def done(index: int, result: Result) -> None:
         costs.add(result)
-        users[names[index]] = {**_of_training(folders[names[index]]), **result.value}
+        name = names[index]
+        users[name] = {**_of_training(folders[name]), **result.value, "key": keys[name]}
+        fresh.append(name)
 
     with context.tracker.run("evaluate", cohort=cohort) as run:
         run.params({"evaluate": settings.evaluate.model_dump()})
+        run.metrics({"users_judged": len(names)})
         if names:
             shared = context.shares_disk
             with (
                 connect(project, settings) as session,
-                progress(f"evaluate@{cohort}", sum(map(len, held_out.values())), "utterances") as advance,
+                progress(f"evaluate@{cohort}", sum(len(held_out[name]) for name in names), "utterances") as advance,
             ):
                 failures = run_actors(
                     session,
@@ -95,7 +103,8 @@ def run(context: Context, cohort: str) -> None:
         write_json(project.metrics(cohort), figures_alone(content))
         run.metrics({**together, **costs.metrics(), "users": len(users)})
         run.artifact(project.metrics(cohort), "metrics")
-        for user, found in users.items():
+        for user in fresh:
+            found = users[user]
             with run.child("evaluate", user=user, device_kind=found.get("device_kind")) as child:
                 child.metrics({name: value for name, value in found.items() if isinstance(value, (int, float))})
                 child.metrics({"wer": found["personal"]["wer"], "base_wer": found["base"]["wer"]})
@@ -120,6 +129,36 @@ def _held_out(context: Context, cohort: str) -> tuple[dict[str, Path], dict[str,
         folders[path.parent.name] = path.parent
         held_out[path.parent.name] = [by_name[name] for name in record.held_out_utterances]
     return folders, held_out
+
+
+def _keys(context: Context, folders: dict[str, Path], held_out: dict[str, list[Any]]) -> dict[str, str]:
+    """For each user what the figures follow from: adapters, held-out utterances, settings, LLM."""
+    from stages.alignment.adapter import read_record
+    from stages.models.identity import read_identity
+
+    base = read_record(context.project.base_adapter).weights_sha256
+    llm = str(read_identity(context.project.llm))
+    keys = {}
+    for name, folder in folders.items():
+        record = read_record(folder)
+        judged = [
+            [item.utterance, item.text, item.cascade_text, sha256_bytes(item.frames.tobytes())]
+            for item in held_out[name]
+        ]
+        settings = context.settings.evaluate.model_dump()
+        keys[name] = sha256_json([EVALUATE_VERSION, base, record.weights_sha256, llm, settings, judged])
+    return keys
+
+
+def _judged_before(path: Path, keys: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """The users of the last evaluation whose figures still stand."""
+    import json
+
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["users"]
+        return {user: found for user, found in before.items() if keys.get(user) == found.get("key", "")}
+    except (OSError, ValueError, KeyError, AttributeError):
+        return {}  # none, or not what this stage writes: all are judged anew
 
 
 def _of_training(folder: Path) -> dict[str, Any]:
@@ -147,10 +186,6 @@ def _skipped(folder: Path) -> dict[str, str]:
 
 
 def figures_alone(content: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation without curves and examples: what `dvc metrics` compares."""
-    left_out = ("curve", "examples")
-    users = {
-        user: {name: value for name, value in found.items() if name not in left_out}
-        for user, found in content["users"].items()
-    }
-    return {**content, "users": users}
+    """A cohort's figures for `dvc metrics`. Git tracks that file and never forgets: it must not learn who a user is."""
+    counts = {"users": len(content["users"]), "users_skipped": len(content["skipped"])}
+    return {"cohort": content["cohort"], "all": {**content["all"], **counts}}

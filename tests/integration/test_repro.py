@@ -77,12 +77,21 @@ class Checkout:
         return self.run(sys.executable, "-m", "pipeline", *arguments, check=check)
 
     def repro(self) -> list[str]:
-        """`dvc repro`; the names of the stages that ran."""
+        """`dvc repro`; the names of the stages that ran. What they said is in ``said``."""
         done = self.run(sys.executable, "-m", "dvc", "repro")
+        self.said = done.stdout + done.stderr
         return re.findall(r"^Running stage '([^']+)'", done.stdout, re.MULTILINE)
 
     def json(self, path: str) -> dict:
         return json.loads((self.folder / path).read_text(encoding="utf-8"))
+
+    def summary(self) -> dict:
+        """What `edgealign show` prints: the figures of every user."""
+        from pipeline.runs.common import Context
+        from pipeline.runs.report import read_results
+        from stages.report import summarise
+
+        return summarise(*read_results(Context.open(self.folder)))
 
 
 def speak(folder: Path, voices: dict[str, str], sentences: tuple[str, ...]) -> Path:
@@ -134,7 +143,7 @@ def test_every_stage_runs_and_the_summary_has_its_metrics(spoken_project: Checko
         "report",
     ]
     assert set(ran) == {"models", *steps}
-    summary = spoken_project.json("metrics/summary.json")
+    summary = spoken_project.summary()
     user = summary["cohorts"]["home"]["users"]["ann"]
     names = "wer cer base_wer cascade_wer llm_wer response_agreement response_kl train_seconds utterances"
     for name in [*names.split(), "trainable_parameters", "adapter_bytes", "peak_rss_bytes"]:
@@ -143,6 +152,20 @@ def test_every_stage_runs_and_the_summary_has_its_metrics(spoken_project: Checko
     assert user["adapter_bytes"] < 100_000
     assert "1 labelled utterance" in summary["cohorts"]["home"]["skipped"]["lone"]
     assert "ann" in (spoken_project.folder / "plots" / "report.html").read_text(encoding="utf-8")
+
+
+def test_git_learns_the_figures_and_no_users_name(spoken_project: Checkout) -> None:
+    """Git never forgets: what it tracks must not say who a user is, or nobody could be erased."""
+    spoken_project.run("git", "add", "--all")
+    tracked = spoken_project.run("git", "ls-files").stdout.split()
+    assert {"metrics/home.json", "metrics/summary.json", "dvc.lock", "data.dvc", "params.yaml"} <= set(tracked)
+    told = {name: (spoken_project.folder / name).read_text(encoding="utf-8") for name in tracked}
+    users = ("ann", "bob", "cid", "dot", "eve", "lone")
+    assert [(name, user) for name, text in told.items() for user in users if re.search(rf"\b{user}\b", text)] == []
+    assert spoken_project.json("metrics/home.json")["all"]["users"] == 5
+    shown = spoken_project.edgealign("show")
+    assert "ann" in shown.stdout
+    assert "lone" in shown.stdout
 
 
 def test_nothing_runs_again_when_nothing_changed(spoken_project: Checkout) -> None:
@@ -213,6 +236,53 @@ def test_an_unreadable_shard_is_one_message_that_names_it(spoken_project: Checko
     assert list((spoken_project.folder / "artifacts" / "features" / "away").glob("*.parquet")) == []
 
 
+def test_append_computes_only_the_new_shards_and_the_user_who_changed(spoken_project: Checkout) -> None:
+    """The work is counted, not the time: what each stage says it has to do, and which files it left alone."""
+    folder = spoken_project.folder
+    kept = {
+        path: path.stat().st_mtime_ns
+        for pattern in ("data/cohorts/away/shard-*.tar", "artifacts/features/away/*", "artifacts/adapters/away/fay/*")
+        for path in folder.glob(pattern)
+    }
+    more = speak(folder.parent / "appended", {"gil": "en-us+m4"}, SENTENCES[:8])
+    spoken_project.edgealign("cohort", "append", "away", "--audio", str(more.parent))
+    ran = spoken_project.repro()
+    own = {f"{stage}@away" for stage in ("features", "pseudo_labels", "personalize", "evaluate")}
+    assert own | {"base_inputs", "report"} == set(ran)
+    for line in (
+        "features@away: 1 of 2 shard(s) to do",
+        "pseudo_labels@away: 1 of 2 shard(s) to transcribe",
+        "personalize@away: 1 of 2 user(s) to train",
+        "evaluate@away: 1 of 2 user(s) to judge",
+    ):
+        assert line in spoken_project.said
+    assert len(kept) >= 4
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    # the same recordings once more: nothing is new, so nothing runs
+    again = spoken_project.edgealign("cohort", "append", "away", "--audio", str(more.parent))
+    assert "nothing new" in again.stdout
+    assert spoken_project.repro() == []
+
+
+def test_a_second_clone_pulls_everything_and_computes_nothing(spoken_project: Checkout) -> None:
+    dvc = (sys.executable, "-m", "dvc")
+    store = spoken_project.folder.parent / "store"
+    spoken_project.run(*dvc, "remote", "add", "--default", "store", str(store))
+    spoken_project.run("git", "add", "--all")
+    spoken_project.run(
+        "git", "-c", "user.name=Test", "-c", "user.email=test@example.org", "commit", "--quiet", "-m", "all"
+    )
+    spoken_project.run(*dvc, "push")
+    other = Checkout.__new__(Checkout)
+    other.folder = spoken_project.folder.parent / "clone"
+    spoken_project.run("git", "clone", "--quiet", str(spoken_project.folder), str(other.folder))
+    other.run(*dvc, "pull")
+    assert other.repro() == []
+    assert "up to date" in other.run(*dvc, "status").stdout
+    recording = spoken_project.folder.parent / "recordings" / "ann-00.wav"
+    assert other.edgealign("transcribe", str(recording), "--user", "ann").stdout.startswith("home/ann heard:")
+
+
 def test_no_process_of_a_repro_is_left(spoken_project: Checkout) -> None:
     import time
 
@@ -248,7 +318,7 @@ def test_an4_goes_in_and_through_every_stage(tmp_path: Path) -> None:
     audio = str(AN4 / "audio")
     project.edgealign("cohort", "add", "an4", "--audio", audio, "--transcripts", str(table), "--base")
     project.repro()
-    summary = project.json("metrics/summary.json")
+    summary = project.summary()
     assert sorted(summary["cohorts"]["an4"]["users"]) == users
     assert summary["overall"]["test_utterances"] > 20
     assert 0.0 <= summary["overall"]["cascade_wer"] < 1.5

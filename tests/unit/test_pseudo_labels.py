@@ -13,6 +13,7 @@ from helpers_models import tone
 
 from stages.atomic import sha256_bytes
 from stages.audio import encode_flac
+from stages.examples import join
 from stages.pseudo_labels import (
     TRANSCRIPTS,
     Rules,
@@ -25,7 +26,7 @@ from stages.pseudo_labels import (
 from stages.schema import LABELS, write_table
 from stages.shards import ShardItem, write_shards
 
-GRANTED = {"status": "granted"}
+GRANTED = {"granted": True, "scope": "all", "date": None}
 SURE = Transcript("Turn on the lights.", 0.9, 0.1, 1.0)
 
 
@@ -121,11 +122,27 @@ def test_another_rule_judges_the_same_transcripts_anew(tmp_path: Path) -> None:
     assert not strict[0]["accepted"]
 
 
-@pytest.mark.parametrize("consent", [{}, {"status": "withdrawn"}])
+@pytest.mark.parametrize("consent", [{}, {"granted": False, "scope": "all"}, {"granted": "yes", "scope": "all"}])
 @pytest.mark.parametrize("text", ["yes", None])
 def test_nothing_trains_without_consent(tmp_path: Path, consent: dict[str, Any], text: str | None) -> None:
     (row,) = labels_of(tmp_path, [item(text=text, consent=consent)])
     assert (row["accepted"], row["text"], row["reason"].split(":")[0]) == (False, None, "no consent")
+
+
+def test_a_personal_consent_trains_the_users_own_adapter_alone(tmp_path: Path) -> None:
+    personal = {"granted": True, "scope": "personal", "date": "2026-11-01"}
+    rows = labels_of(tmp_path, [item("u1", text="yes"), item("u2", text="no", consent=personal)])
+    assert [(row["accepted"], row["scope"]) for row in rows] == [(True, "all"), (True, "personal")]
+    frames = np.zeros((4, 2), dtype="<f2").tobytes()
+    features = pa.Table.from_pylist(
+        [
+            {"utterance": name, "user": "a", "cohort": "c", "n_frames": 4, "width": 2, "frames": frames}
+            for name in ("u1", "u2")
+        ]
+    )
+    labels = pa.Table.from_pylist(rows, schema=LABELS)
+    assert [found.utterance for found in join(features, labels)] == ["u1", "u2"]
+    assert [found.utterance for found in join(features, labels, "base")] == ["u1"]
 
 
 @pytest.mark.parametrize(("text", "kind"), [("", "empty transcript"), ("привет", "another script")])

@@ -14,14 +14,14 @@ import pytest
 from stages.atomic import sha256_bytes, sha256_file
 from stages.audio import encode_flac
 from stages.errors import InputError
-from stages.shards import ShardItem, iter_shard, list_shards, write_shards
+from stages.shards import ShardItem, iter_shard, list_shards, pack_shard, write_shards
 
 AUDIO = encode_flac(0.1 * np.sin(np.arange(16_000) / 20))
 FIELDS = {
     "user": "anna",
     "text": "yes",
     "language": "en",
-    "consent": {"status": "granted"},
+    "consent": {"granted": True, "scope": "all", "date": None},
     "source_sha256": "ab",
     "duration_s": 1.0,
 }
@@ -58,6 +58,21 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     items = [item("u1"), item("u2", text=None)]
     (shard,) = write_shards(items, tmp_path)
     assert list(iter_shard(shard)) == items
+
+
+def test_a_shard_packed_without_webdataset_has_the_bytes_that_webdataset_writes(tmp_path: Path) -> None:
+    items = [item("u1"), item("u2", text=None), item("u" * 120 + "--00001", text="ä ’ \u4e2d")]
+    (shard,) = write_shards(items, tmp_path)
+    assert pack_shard(items) == shard.read_bytes()
+
+
+def test_webdataset_reads_a_packed_shard(tmp_path: Path) -> None:
+    import webdataset
+
+    (tmp_path / "shard-00000.tar").write_bytes(pack_shard([item("u1"), item("u2", text=None)]))
+    found = list(webdataset.WebDataset([str(tmp_path / "shard-00000.tar")], shardshuffle=False))
+    assert [(sample["__key__"], sample["flac"]) for sample in found] == [("u1", AUDIO), ("u2", AUDIO)]
+    assert [json.loads(sample["json"])["text"] for sample in found] == ["turn left", None]
 
 
 def test_the_same_items_give_the_same_bytes(tmp_path: Path) -> None:
