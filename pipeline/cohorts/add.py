@@ -43,7 +43,7 @@ class Options:
     language: str | None = None  # None: the cohort's own, English for a new one
     consent: Mapping[str, Any] | None = None  # None: the cohort's own, granted without a date for a new one
     cut_long: bool = True
-    workers: int | None = None  # None: one a core
+    workers: int | None = None  # None: one a core; 0: this process
     ray: bool | None = None  # None: where params.yaml names a cluster and there is much to do
 
 
@@ -225,7 +225,8 @@ def _convert(
             run_on_ray(project, settings, chunks, options.cut_long, advance)
         else:
             convert = judge_chunk if dry_run else write_chunk
-            run_local(chunks, options.cut_long, options.workers or default_workers(), advance, convert)
+            workers = default_workers() if options.workers is None else options.workers
+            run_local(chunks, options.cut_long, workers, advance, convert)
 
 
 def _over_ray(options: Options, settings: Settings, total: int) -> bool:

@@ -47,18 +47,20 @@ USER_FROM = typer.Option(
     help="Who speaks: the recording's folder (path), a column of the transcripts, or its name up to the first - or _.",
 )
 MAP = typer.Option([], "--map", help="Which column is what, if their names do not tell: --map user=speaker,text=utt")
-LANGUAGE = typer.Option(None, help="Language of the recordings [a new cohort: en; else the cohort's own].")
+LANGUAGE = typer.Option(None, help="Language of the recordings (a new cohort: en; else the cohort's own).")
 CONSENT = typer.Option(
-    None, help="The users' consent; withheld recordings go in and train nothing [a new cohort: granted]."
+    None, help="The users' consent; withheld recordings go in and train nothing (a new cohort: granted)."
 )
-SCOPE = typer.Option(None, help="What they allow: everything (all), or their own adapter alone (personal) [all].")
+SCOPE = typer.Option(
+    None, help="What they allow: everything (all), or their own adapter alone (personal); without it, all."
+)
 CONSENT_DATE = typer.Option(None, metavar="YYYY-MM-DD", help="When they consented.")
 CUT = typer.Option(True, "--cut/--no-cut", help="Cut recordings over 30 s at silences; else they are set aside.")
-WORKERS = typer.Option(None, min=1, help="Processes that convert [one a core].")
+WORKERS = typer.Option(None, min=0, help="Processes that convert (one a core; 0: this one).")
 RAY = typer.Option(
     None,
     "--ray/--local",
-    help="Convert on the Ray cluster of params.yaml [from 10,000 recordings, where one is named].",
+    help="Convert on the Ray cluster of params.yaml (by itself from 10,000 recordings, where one is named).",
 )
 DRY_RUN = typer.Option(False, help="Check everything and say what would happen; change nothing.")
 YES = typer.Option(False, "--yes", help="Do not ask.")

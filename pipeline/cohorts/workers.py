@@ -52,11 +52,16 @@ def run_local(
     advance: Callable[[int], None],
     convert: Convert = write_chunk,
 ) -> None:
-    """Convert the chunks that are not done yet, in processes of their own.
+    """Convert the chunks that are not done yet, in ``workers`` processes of their own (0: in this one).
 
     A recording on which a worker crashes is set aside. Raises OSError where the disk takes no more.
     """
     todo = _pending(chunks, advance)
+    if not workers:
+        for rows, folder in todo:
+            convert(rows, folder, cut_long)
+            advance(len(rows))
+        return
     lost: list[tuple[list[Row], Path]] = []
     while lost or (first := next(todo, None)):
         if lost:  # a worker died on one of these: one at a time, so that the others are not taken along

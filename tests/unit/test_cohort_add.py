@@ -11,11 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from helpers_cohorts import make_recordings
 
-from pipeline.cohorts.add import Options, Outcome, add_cohort
+from pipeline.cohorts.add import Options, Outcome, add_cohort, append_cohort
+from pipeline.cohorts.espeak import Speaker, Voice
+from pipeline.cohorts.index import read_index
 from pipeline.cohorts.store import list_in_params, read_cohort
 from pipeline.project import Project
 from pipeline.settings import load_settings
+from stages.consent import make_consent
 from stages.errors import InputError
 from stages.shards import iter_shard, list_shards
 
@@ -232,3 +236,114 @@ def test_params_keep_their_comments(project: Project) -> None:
     settings = load_settings(project.root)
     assert "team" in settings.cohorts
     assert "team" not in settings.base_cohorts
+
+
+def sentences_with_pauses(count: int, pause_s: float) -> tuple[np.ndarray, int]:
+    """Spoken sentences with silence (and a little noise) between them, and their rate."""
+    speaker = Speaker()
+    speaker.use(Voice("en-us", 160))
+    said = [speaker.speak(f"<speak>turn on the light in room number {number}</speak>") for number in range(count)]
+    pause = np.zeros(int(pause_s * speaker.rate_hz), said[0].dtype)
+    whole = np.concatenate([part for sentence in said for part in (sentence, pause)])
+    return whole + np.random.default_rng(0).normal(0, 1e-3, whole.size), speaker.rate_hz
+
+
+def test_a_long_recording_is_cut_at_silences_and_goes_in_without_its_transcript(project: Project) -> None:
+    samples, rate_hz = sentences_with_pauses(12, 2.0)
+    soundfile.write(project.root / "audio" / "long.wav", samples, rate_hz)
+    record(project, "long-0.wav", tone(1.0))
+    table = write_csv(project, [("long.wav", "Ann", "all of it " * 100), ("long-0.wav", "Ann", "short one")])
+    found = bring_in(project, table)
+    items = [item for shard in list_shards(project.cohort("team")) for item in iter_shard(shard)]
+    pieces = [item for item in items if item.utterance.startswith("long--")]
+    assert [item.utterance for item in items if item not in pieces] == ["long-0"]
+    assert 3 <= len(pieces) <= 12
+    assert all(item.duration_s <= 15.5 and item.text is None and item.user == "Ann" for item in pieces)
+    assert found.problems == []
+    assert found.converted["long recordings cut at silences"] == 1
+    assert any(what.startswith("transcripts of long recordings left out") for what in found.converted)
+
+
+def test_a_long_recording_is_set_aside_where_it_must_not_be_cut(project: Project) -> None:
+    record(project, "long.wav", tone(31.0))
+    record(project, "short.wav", tone(1.0))
+    options = Options(write_csv(project, [("long.wav", "Ann", ""), ("short.wav", "Ann", "")]), cut_long=False)
+    found = add_cohort(project, "team", project.root / "audio", options, tell=lambda line: None)
+    assert (found.utterances, len(found.problems)) == (1, 1)
+    assert "at most 30 s are one utterance" in found.problems[0].reason
+
+
+def test_what_was_erased_does_not_come_in_again(project: Project) -> None:
+    import json
+
+    record(project, "a.wav", tone(1.0))
+    record(project, "b.wav", tone(1.2))
+    table = write_csv(project, [("a.wav", "Ann", "one"), ("b.wav", "bob", "two")])
+    bring_in(project, table)
+    digests = read_index(project.cohort("team")).to_pydict()
+    folder = project.root / "data" / "erasures"
+    folder.mkdir()
+    proof = {"recordings": {"source_sha256": [digests["source_sha256"][0]]}}
+    (folder / "0123abcd.json").write_text(json.dumps(proof), encoding="utf-8")
+    from pipeline.cohorts.erasure.tombstones import erased_recordings
+
+    assert list(erased_recordings(project)) == [digests["source_sha256"][0]]
+    found = bring_in(project, table, replace=True)
+    assert found.utterances == 1
+    assert [problem.item for problem in found.problems] == ["recording a"]
+    assert "asked to be forgotten" in found.problems[0].reason
+
+
+def test_an_existing_cohort_comes_in_again_as_a_webdataset_with_the_same_audio(project: Project) -> None:
+    bring_in(project, bad_folder(project))
+    first = read_index(project.cohort("team")).to_pydict()
+    add_cohort(project, "copy", project.cohort("team"), Options(), tell=lambda line: None)
+    again = read_index(project.cohort("copy")).to_pydict()
+    for name in ("utterance", "user", "text", "audio_sha256", "granted", "scope"):
+        assert again[name] == first[name], name
+
+
+def test_append_keeps_the_shards_and_continues_names_and_consent(project: Project) -> None:
+    for name in ("a.wav", "b.wav", "c.wav"):
+        record(project, name, tone(1.0))
+    consent = make_consent(True, "personal", "2026-11-01")
+    options = Options(write_csv(project, [("a.wav", "Zoë", "one")]), consent=consent)
+    add_cohort(project, "team", project.root / "audio", options, tell=lambda line: None)
+    before = shard_hashes(project)
+    more = Options(write_csv(project, [("a.wav", "Zoë", "one"), ("b.wav", "Zoë", "two"), ("c.wav", "Zoe", "three")]))
+    found = append_cohort(project, "team", project.root / "audio", more, tell=lambda line: None)
+    assert found.shards == ["shard-00001.tar"]
+    after = shard_hashes(project)
+    assert {name: after[name] for name in before if name != "cohort.yaml"} == {
+        name: digest for name, digest in before.items() if name != "cohort.yaml"
+    }
+    index = read_index(project.cohort("team")).to_pydict()
+    assert index["text"] == ["one", "two", "three"]
+    assert index["user"][0] == index["user"][1] != index["user"][2]
+    assert set(index["scope"]) == {"personal"}
+    record_now = read_cohort(project.cohort("team"))
+    assert (record_now.utterances, record_now.users["Zoe"].utterances) == (3, 2)
+    again = append_cohort(project, "team", project.root / "audio", more, tell=lambda line: None)
+    assert again.nothing_new
+    assert shard_hashes(project) == after
+
+
+def test_an_index_that_is_lost_is_made_again_from_the_shards(project: Project) -> None:
+    bring_in(project, bad_folder(project))
+    first = read_index(project.cohort("team")).to_pydict()
+    (project.cohort("team") / "index-00000.parquet").unlink()
+    again = read_index(project.cohort("team")).to_pydict()
+    for name in ("utterance", "user", "text", "shard", "duration_s", "source_sha256", "audio_sha256", "granted"):
+        assert again[name] == first[name], name
+    assert again["source_rate_hz"] == [None] * 5
+    assert all(level is not None for level in again["level_dbfs"])
+
+
+def test_any_number_of_workers_gives_the_same_bytes(project: Project) -> None:
+    audio = make_recordings(project.root / "many", ["ann", "bob"], 80)
+    found = []
+    for workers in (0, 1, 3):
+        add_cohort(project, "team", audio, Options(workers=workers), replace=True, tell=lambda line: None)
+        found.append(shard_hashes(project))
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 5  # three shards, index, cohort.yaml
