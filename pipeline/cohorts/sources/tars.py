@@ -1,151 +1,273 @@
-"""An existing WebDataset: tars are read where they lie, nothing is ever unpacked."""
+"""WebDatasets: tars whose members are grouped by name. They are read where they lie; nothing is ever unpacked."""
 
 from __future__ import annotations
 
 import json
+import sys
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.cohorts.sources.files import AUDIO_SUFFIXES, user_of_name, user_of_path
+from pipeline.cohorts.sources.fields import COLUMNS, consent_of, match_columns, plain, printable, user_of_name
+from pipeline.cohorts.sources.folders import AUDIO_SUFFIXES, suffix_of, walk
+from pipeline.cohorts.sources.places import Places
 from pipeline.cohorts.sources.row import Source, SourceRow
-from pipeline.cohorts.sources.tables import NAMES, consent_of
-from stages.consent import consent_problem
 from stages.errors import InputError
 from stages.shards import Problem
 
-TEXT_BYTES = 1_000_000  # a larger .json or .txt member is no transcript
-TEXT_SUFFIXES = ("json", "txt", "text", "transcript")
+MAX_TEXT = 1_000_000  # bytes of a .json, .txt or .cls that are read
+MAX_HEADER = 1_000_000  # bytes of an extended header: a hostile one says terabytes
+TEXTS = ("json", "txt", "cls")
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+}
 
 
-def read_webdataset(tars: list[Path], user_from: str | None) -> Source:
-    """Tars as a source. Raises InputError where one of them is compressed or no tar."""
-    for path in tars:
+class _Member(tarfile.TarInfo):
+    """A member whose header can neither send the reader backwards nor ask for terabytes (CVE-2025-8194 in Python < 3.13.6)."""
+
+    def _block(self, count: int) -> int:
+        if count < 0:
+            raise tarfile.InvalidHeaderError("a negative size")  # type: ignore[attr-defined]  # public, unlisted
+        return super()._block(count)  # type: ignore[misc]  # what the standard library's own fix changes
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        member = super().frombuf(buf, encoding, errors)
+        if member.size < 0 or (member.type not in tarfile.REGULAR_TYPES and member.size > MAX_HEADER):
+            raise tarfile.InvalidHeaderError("a size that cannot be")  # type: ignore[attr-defined]
+        return member
+
+
+@dataclass
+class Group:
+    """The members of one name: where its audio lies, and what the texts beside it hold."""
+
+    key: str
+    audio: list[tuple[str, int, int]] = field(default_factory=list)  # (name, offset, size)
+    texts: dict[str, bytes] = field(default_factory=dict)
+
+
+def tar_source(audio: Path, user_from: str | None, columns: dict[str, str]) -> Source:
+    """The recordings of one tar, or of all tars in a folder. Raises InputError where one is compressed, or none is a tar."""
+    folder = audio if audio.is_dir() else audio.parent
+    places = Places(folder)
+    tars = _tars(places) if audio.is_dir() else [audio.name]
+    problems: list[Problem] = []
+    good: list[tuple[str, str]] = []
+    for name in tars:
         try:
-            with tarfile.open(path, "r:"):
-                pass
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise InputError(
-                f"{path}: not a readable, uncompressed tar ({error}). Unpack it and give the folder, or write it uncompressed."
-            ) from error
-    taken = {"path": "the member's folder", "name": "the member's name up to the first - or _"}.get(
-        user_from or "", "user or speaker in the JSON, else the member's name up to the first - or _"
+            path = places.find(name)
+            _check_tar(Path(path))
+        except InputError as error:
+            problems.append(Problem(printable(name), str(error)))
+        else:
+            good.append((name, path))
+    if not good:
+        raise InputError(f"{audio}: {problems[0].reason}")
+    chosen, words = _users(good, user_from, columns)
+    says: tuple[str, ...] = (f"{len(tars)} tar(s)", f"users: {words}")
+    if columns:
+        says += ("taken from the .json: " + ", ".join(f"{name} from {key}" for name, key in columns.items()),)
+    return Source("WebDataset", says, _rows(good, problems, chosen, columns))
+
+
+def _tars(places: Places) -> list[str]:
+    return [
+        f"{inner}/{entry.name}" if inner else entry.name
+        for inner, entries in walk(places.root)
+        if not isinstance(entries, OSError)
+        for entry in entries
+        if suffix_of(entry.name) == "tar"
+    ]
+
+
+def _check_tar(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise InputError(f"cannot be opened ({error.strerror}).") from error
+    for mark, kind in COMPRESSED.items():
+        if start.startswith(mark):
+            raise InputError(f"compressed with {kind}: needed a plain tar. Decompress it, then give it again.")
+    try:
+        tarfile.open(path, "r:", tarinfo=_Member).close()
+    except (
+        Exception
+    ) as error:  # tarfile lets ValueError, OverflowError, RecursionError and more through for a hostile tar
+        raise InputError(f"not a readable tar ({error}).") from error
+
+
+def _users(good: list[tuple[str, str]], user_from: str | None, columns: dict[str, str]) -> tuple[str, str]:
+    """Where users come from, judged by the first recording, and that in words."""
+    words = {
+        "column": f"{columns.get('user', 'user or speaker')} in each recording's .json",
+        "path": "the name of each recording's folder",
+        "name": "each recording's name up to its first - or _",
+    }
+    if user_from is not None:
+        return user_from, words[user_from]
+    groups = (group for name, path in good for group in _groups(name, path) if isinstance(group, Group) and group.audio)
+    for group in islice(groups, 1):
+        try:
+            fields = _fields(group, columns)
+        except InputError:
+            fields = {}
+        if fields.get("user"):
+            return "column", words["column"]
+        if _folder_of(good[0][0], group.key):
+            return "path", f"no .json names them, so {words['path']} does"
+    return "name", f"no .json names them, so {words['name']} does"
+
+
+def _folder_of(tar: str, key: str) -> str:
+    """The folder that a member lies in: in the tar, else the one that the tar lies in, below the folder of recordings."""
+    return key.rpartition("/")[0].rpartition("/")[2] or tar.rpartition("/")[0].rpartition("/")[2]
+
+
+def _rows(
+    good: list[tuple[str, str]], problems: list[Problem], user_from: str, columns: dict[str, str]
+) -> Iterator[SourceRow | Problem]:
+    yield from problems
+    for name, path in good:
+        for group in _groups(name, path):
+            if isinstance(group, Problem):
+                yield group
+                continue
+            item = f"{printable(name)}: {printable(group.key)}"
+            try:
+                yield _row(item, name, path, group, user_from, columns)
+            except InputError as error:
+                yield Problem(item, str(error))
+
+
+def _row(item: str, tar: str, path: str, group: Group, user_from: str, columns: dict[str, str]) -> SourceRow:
+    if not group.audio:
+        raise InputError(f"holds no recording, only {', '.join(group.texts) or 'other files'}.")
+    if len(group.audio) > 1:
+        raise InputError("holds several recordings. Give each a name of its own.")
+    [(member, offset, size)] = group.audio
+    key = plain(group.key, "name")
+    fields = _fields(group, columns)
+    user = {
+        "column": plain(fields.get("user"), "user"),
+        "path": _folder_of(tar, key),
+        "name": user_of_name(key),
+    }[user_from]
+    if not user:
+        raise InputError("names no user.")
+    language = plain(fields.get("language"), "language")
+    return SourceRow(
+        item=f"{item.rpartition(': ')[0]}: {printable(member)}",
+        path=path,
+        user=sys.intern(user),
+        text=_text(group, fields) or None,
+        name=key,
+        offset=offset,
+        size=size,
+        consent=consent_of(fields.get("consent"), fields.get("consent_scope"), fields.get("consent_date")),
+        language=sys.intern(language) if language else None,
     )
-    return Source("WebDataset", (f"{len(tars)} tar(s)", f"users: {taken}"), _rows(tars, user_from))
 
 
-def _rows(tars: list[Path], user_from: str | None) -> Iterator[SourceRow | Problem]:
-    for path in tars:
-        real = str(path.resolve())
-        key = ""
-        parts: dict[str, Any] = {}
-        try:
-            with tarfile.open(path, "r:") as archive:
-                for member in archive:
-                    reason = _refusal(member)
-                    if reason:
-                        yield Problem(f"{path.name}: {member.name[:300]}", reason)
-                        continue
-                    if member.isdir():
-                        continue
-                    folder, _, name = member.name.rpartition("/")
-                    stem, _, suffix = name.partition(".")
-                    here = f"{folder}/{stem}" if folder else stem
-                    if here != key and parts:
-                        yield _row(real, path.name, key, parts, user_from)
-                        parts = {}
-                    key = here
-                    parts[suffix.lower()] = _part(archive, member, suffix.lower())
-        except (tarfile.TarError, OSError, EOFError, UnicodeError) as error:
-            yield Problem(f"{path.name}: {key or 'its start'}", f"the tar breaks off here ({error}).")
-        if parts:
-            yield _row(real, path.name, key, parts, user_from)
+def _fields(group: Group, columns: dict[str, str]) -> dict[str, Any]:
+    """What the .json beside a recording says, by our names of the fields."""
+    if "json" not in group.texts:
+        return {}
+    try:
+        found = json.loads(group.texts["json"])
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"its .json cannot be read ({error}).") from error
+    if not isinstance(found, dict):
+        raise InputError(f"its .json holds a {type(found).__name__}, needed an object.")
+    chosen = {field: key for field, key in columns.items() if key in found}
+    return {field: found[key] for field, key in match_columns(list(found), chosen, COLUMNS).items()}
+
+
+def _text(group: Group, fields: dict[str, Any]) -> str:
+    """The transcript: the .json's, else the .txt's, else a .cls that is no number (of a class, in WebDataset's own use)."""
+    said = plain(fields.get("text"), "text")
+    for kind in ("txt", "cls"):
+        if not said and kind in group.texts:
+            try:
+                said = plain(group.texts[kind].decode("utf-8-sig"), f".{kind}")
+            except UnicodeDecodeError as error:
+                raise InputError(f"its .{kind} is not UTF-8 text ({error.reason}).") from error
+            if kind == "cls" and said.isdecimal():
+                said = ""
+    return said
+
+
+def _groups(name: str, path: str) -> Iterator[Group | Problem]:
+    """A tar's groups in order, and the members that are refused; where it breaks off, that is the last Problem."""
+    shown = printable(name)
+    group: Group | None = None
+    last = "its start"
+    try:
+        end = Path(path).stat().st_size
+        with tarfile.open(path, "r:", tarinfo=_Member) as archive:
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # tarfile keeps every header it has read
+                reason = _refusal(member)
+                if reason:
+                    yield Problem(f"{shown}: {printable(member.name)}", reason)
+                    continue
+                if member.isdir():
+                    continue
+                if member.offset_data + member.size > end:
+                    raise EOFError(f"{printable(member.name)} is not all there")
+                last = printable(member.name)
+                folder, slash, base = member.name.rpartition("/")
+                key = folder + slash + base.partition(".")[0]
+                if group is None or key != group.key:
+                    if group is not None:
+                        yield group
+                    group = Group(key)
+                _take(group, member, base, archive)
+            if not _ends_well(archive):
+                raise EOFError("no end mark")
+    except Exception as error:  # a hostile tar: see _check_tar
+        if group is not None:
+            yield group
+        yield Problem(shown, f"the tar breaks off after {last} ({error}); what comes after it is lost.")
+        return
+    if group is not None:
+        yield group
 
 
 def _refusal(member: tarfile.TarInfo) -> str:
-    """Why a member is not even looked at; empty for a plain file or folder."""
+    """Why a member is not looked at; empty for a plain file or a folder."""
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or "\\" in member.name:
-        return "its path leaves the tar's folder."
-    if not (member.isreg() or member.isdir()):
-        return "not a plain file (a link or a device)."
-    if member.issparse():
-        return "a sparse file: write it as a plain one."
+        return "its path leaves the folder."
+    if not (member.isreg() or member.isdir()) or member.issparse():
+        return "not a plain file (a link, a device or a sparse file)."
     return ""
 
 
-def _part(archive: tarfile.TarFile, member: tarfile.TarInfo, suffix: str) -> Any:
-    """(offset, size) of an audio member, the content of a text member; None for anything else."""
-    if suffix.rpartition(".")[2] in AUDIO_SUFFIXES:
-        return member.offset_data, member.size
-    if suffix in TEXT_SUFFIXES and member.size <= TEXT_BYTES:
+def _take(group: Group, member: tarfile.TarInfo, base: str, archive: tarfile.TarFile) -> None:
+    suffix = suffix_of(base)
+    if suffix in AUDIO_SUFFIXES:
+        if len(group.audio) < 2:  # two are too many already
+            group.audio.append((member.name, member.offset_data, member.size))
+    elif suffix in TEXTS and member.size <= MAX_TEXT:
         stream = archive.extractfile(member)
-        return stream.read() if stream else None
-    return None
+        group.texts[suffix] = stream.read() if stream else b""
 
 
-def _row(path: str, tar: str, key: str, parts: dict[str, Any], user_from: str | None) -> SourceRow | Problem:
-    audio = [(suffix, part) for suffix, part in parts.items() if isinstance(part, tuple)]
-    item = f"{tar}: {key[:300]}"
-    try:
-        if not audio:
-            raise InputError(f"holds no audio (it has {', '.join(parts)}).")
-        if len(audio) > 1:
-            raise InputError(f"holds several recordings ({', '.join(suffix for suffix, _ in audio)}). Keep one.")
-        fields = _fields(parts)
-        said = next((str(fields[name]) for name in NAMES["user"] if fields.get(name)), "")
-        user = {"path": user_of_path(key), "name": user_of_name(f"{key}.x"), "column": said}.get(
-            user_from or "", said or user_of_name(f"{key}.x")
-        )
-        if not user:
-            raise InputError("names no user.")
-        text = next((str(fields[name]) for name in NAMES["text"] if fields.get(name)), "").strip()
-        suffix, (offset, size) = audio[0]
-        return SourceRow(
-            item=f"{item}.{suffix}",
-            path=path,
-            user=user.strip(),
-            text=text or None,
-            name=key.rpartition("/")[2],
-            offset=offset,
-            size=size,
-            consent=_consent(fields),
-            language=str(fields["language"]) if fields.get("language") else None,
-        )
-    except InputError as error:
-        return Problem(item, str(error))
-
-
-def _fields(parts: dict[str, Any]) -> dict[str, Any]:
-    """What the members beside the audio say, as one mapping. Raises InputError where they cannot be read."""
-    fields: dict[str, Any] = {}
-    for suffix in TEXT_SUFFIXES[1:]:
-        if isinstance(parts.get(suffix), bytes):
-            fields["text"] = _decoded(parts[suffix], suffix)
-    if isinstance(parts.get("json"), bytes):
-        try:
-            content = json.loads(_decoded(parts["json"], "json"))
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"its .json is not JSON ({error}).") from error
-        if not isinstance(content, dict):
-            raise InputError(f"its .json holds {type(content).__name__}, needed an object.")
-        fields |= content
-    return fields
-
-
-def _decoded(content: bytes, suffix: str) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"its .{suffix} is not UTF-8 text ({error.reason}).") from error
-
-
-def _consent(fields: dict[str, Any]) -> dict[str, Any] | None:
-    given = fields.get("consent")
-    if isinstance(given, dict):  # our own shards
-        problem = consent_problem(given)
-        if problem:
-            raise InputError(f"{problem}.")
-        return given
-    return consent_of(*(str(fields.get(name) or "").strip() for name in ("consent", "consent_scope", "consent_date")))
+def _ends_well(archive: tarfile.TarFile) -> bool:
+    """Whether the tar stops at its end mark: tarfile stops without a word at a broken header as well."""
+    file = archive.fileobj
+    if file is None:
+        return False
+    file.seek(archive.offset)
+    block = file.read(tarfile.BLOCKSIZE)
+    return len(block) == tarfile.BLOCKSIZE and not any(block)
