@@ -117,6 +117,33 @@ class Evaluate(Frozen):
     max_new_tokens: Positive = 32
 
 
+class Check(Frozen):
+    """The rules of `edgealign cohort check`; None (null) switches one off. No stage reads them."""
+
+    min_users: Positive | None = 1
+    min_hours: Annotated[float, Field(ge=0.0)] | None = None
+    max_small_users_share: Share | None = 0.5
+    max_quarantined_share: Share | None = 0.1
+    max_untranscribed_share: Share | None = None
+    max_duplicate_share: Share | None = 0.0
+    max_across_cohort_duplicates: Annotated[int, Field(ge=0)] | None = 0
+    max_shared_users: Annotated[int, Field(ge=0)] | None = None
+    max_silent_share: Share | None = 0.02
+    max_clipped_share: Share | None = 0.1
+    min_median_snr_db: float | None = 10.0
+    min_source_rate_hz: Positive | None = 8_000
+    max_outside_characters_share: Share | None = 0.01
+    max_speech_rate_share: Share | None = 0.05
+    max_near_duplicate_share: Share | None = None
+    max_withheld_share: Share | None = 0.0
+    require_consent_date: bool = False
+    silent_below_dbfs: Annotated[float, Field(ge=-120.0, le=0.0)] = -55.0
+    silent_speech_share: Share = 0.05
+    clipped_above: Share = 0.001
+    max_letters_per_second: Annotated[float, Field(gt=0.0)] = 30.0
+    min_words_per_second: Annotated[float, Field(ge=0.0)] = 0.5
+
+
 class Tracking(Frozen):
     """Where runs are recorded."""
 
@@ -138,6 +165,7 @@ class Settings(Frozen):
     base: Base = Base()
     personalize: Personalize = Personalize()
     evaluate: Evaluate = Evaluate()
+    check: Check = Check()
     tracking: Tracking = Tracking()
 
     @field_validator("cohorts", "base_cohorts", "personal_cohorts")
