@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
@@ -20,9 +19,6 @@ import soundfile
 from stages.audio_files import Reader, block_frames, open_audio
 from stages.errors import InputError
 from stages.schema import SAMPLE_RATE_HZ
-
-if TYPE_CHECKING:
-    from stages.quality import Quality
 
 MAX_OVERSHOOT_S = 0.5
 """A stretch may end this much behind the recording, which tables of segments that were rounded do (Kaldi allows it too)."""
@@ -244,10 +240,3 @@ def encode_flac(samples: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, integers, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
-
-
-def describe(samples: np.ndarray, rate_hz: int = SAMPLE_RATE_HZ) -> Quality:
-    """``stages.quality.measure``, under its former name."""
-    from stages.quality import measure
-
-    return measure(samples, rate_hz)

@@ -32,13 +32,19 @@ def sound(rate_hz: int = 16_000) -> np.ndarray:
     return np.where(time_s < 1.0, chirp, chirp * 0.1)
 
 
-def encoded(codec: str, container: str, rate_hz: int = 16_000, options: dict[str, str] | None = None) -> bytes:
-    """``sound()`` as FFmpeg writes it."""
+def encoded(
+    codec: str,
+    container: str,
+    rate_hz: int = 16_000,
+    options: dict[str, str] | None = None,
+    bits_a_second: int = 64_000,
+) -> bytes:
+    """``sound()`` as FFmpeg writes it; ``options`` are the container's."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sound"
         with av.open(str(path), "w", format=container, options=options or {}) as file:
             stream = file.add_stream(codec, rate=rate_hz, layout="mono")
-            stream.bit_rate = 64_000
+            stream.bit_rate = bits_a_second
             stream.codec_context.open()  # only then it knows the size of its frames
             frame = av.AudioFrame.from_ndarray(sound(rate_hz).astype(np.float32)[None], format="fltp", layout="mono")
             frame.sample_rate = rate_hz
