@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from stages.cohort_report_texts import characters, near_duplicates, spoken_sizes
+from stages.cohort_report_near import near_duplicates
+from stages.cohort_report_texts import characters, spoken_sizes
 from stages.consent import refusal
 from stages.shards import Problem
 from stages.text import normalise
@@ -225,7 +226,7 @@ def _texts(frame: pd.DataFrame) -> dict[str, Any]:
     labelled = int(frame["labelled"].sum())
     near: list[dict[str, Any]] = []
     outside: list[dict[str, Any]] = []
-    near_utterances = outside_utterances = distinct = 0
+    near_pairs = near_utterances = outside_utterances = distinct = 0
     for language, rows in _by_language(frame):
         written = frame["text"].to_numpy(dtype=object)[rows]
         codes, texts = pd.factorize(written)
@@ -236,16 +237,17 @@ def _texts(frame: pd.DataFrame) -> dict[str, Any]:
         codes, forms = pd.factorize(frame["spoken"].to_numpy(dtype=object)[rows])
         counts = np.bincount(codes, minlength=len(forms))
         pairs = near_duplicates(forms.tolist(), language)
+        rarer = np.where(counts[pairs.first] <= counts[pairs.second], pairs.first, pairs.second)
+        near_pairs += len(pairs)
+        near_utterances += int(counts[np.unique(rarer)].sum())
         near += [
             {
-                "texts": [str(forms[pair.first]), str(forms[pair.second])],
-                "utterances": [int(counts[pair.first]), int(counts[pair.second])],
-                "differs": pair.differs,
+                "texts": [str(forms[pairs.first[pair]]), str(forms[pairs.second[pair]])],
+                "utterances": [int(counts[pairs.first[pair]]), int(counts[pairs.second[pair]])],
+                "differs": pairs.differs(pair),
             }
-            for pair in pairs
+            for pair in np.argsort(counts[rarer], kind="stable")[:MAX_PAIRS].tolist()
         ]
-        rarer = {min((pair.first, pair.second), key=lambda place: int(counts[place])) for pair in pairs}
-        near_utterances += int(counts[sorted(rarer)].sum())
         distinct += len(forms)
     spoken = frame[frame["letters"] > 0]
     repeated = spoken.groupby("spoken").size().sort_values(ascending=False, kind="stable")
@@ -255,7 +257,7 @@ def _texts(frame: pd.DataFrame) -> dict[str, Any]:
         "repeated_by_user_share": _share(spoken.duplicated(["user", "spoken"], keep=False)),
         "most_repeated": [{"text": str(text), "utterances": int(n)} for text, n in repeated.head(5).items() if n > 1],
         "near_duplicates": sorted(near, key=lambda row: (min(row["utterances"]), row["texts"]))[:MAX_PAIRS],
-        "near_duplicate_pairs": len(near),
+        "near_duplicate_pairs": near_pairs,
         "near_duplicate_share": near_utterances / labelled if labelled else None,
         "outside_characters": outside,
         "outside_characters_share": outside_utterances / labelled if labelled else None,
