@@ -34,21 +34,21 @@ def draw(frame: pd.DataFrame, figures: Mapping[str, Any], limits: Mapping[str, A
         _a_user(frame, figures),
         _histogram(
             frame["level_dbfs"],
-            f"Half of the utterances are louder than {_text(sound['level_dbfs']['median'], '.0f')} dBFS",
+            f"The level is {_text(sound['level_dbfs']['median'], '.0f')} dBFS (median)",
             "level (dBFS, root mean square)",
             marks={f"silent below {limits['silent_below_dbfs']:g}": limits["silent_below_dbfs"]},
             span=(-90.0, 0.0),
         ),
         _histogram(
             frame["snr_db"],
-            f"The median SNR is {_text(sound['snr_db']['median'], '.0f')} dB (estimate)",
+            f"The SNR is {_text(sound['snr_db']['median'], '.0f')} dB (median of estimates)",
             "speech over noise (dB)",
             marks=_mark("least median {:g}", limits["min_median_snr_db"]),
             span=(-10.0, 70.0),
         ),
         _histogram(
             frame["rate"],
-            f"Half of the transcripts are said at over {_text(rates['letters_per_second']['median'], '.0f')} letters a second",
+            f"A text is said at {_text(rates['letters_per_second']['median'], '.0f')} letters a second (median)",
             "letters a second of speech",
             marks={f"too fast above {limits['max_letters_per_second']:g}": limits["max_letters_per_second"]},
             span=(0.0, 2.0 * limits["max_letters_per_second"]),
@@ -60,9 +60,7 @@ def draw(frame: pd.DataFrame, figures: Mapping[str, Any], limits: Mapping[str, A
 
 def _durations(frame: pd.DataFrame, figures: Mapping[str, Any]) -> Plot | None:
     median = figures["amount"]["duration_s"]["median"]
-    return _histogram(
-        frame["duration_s"], f"Half of the utterances are shorter than {_text(median, '.1f')} s", "duration (s)"
-    )
+    return _histogram(frame["duration_s"], f"An utterance lasts {_text(median, '.1f')} s (median)", "duration (s)")
 
 
 def _a_user(frame: pd.DataFrame, figures: Mapping[str, Any]) -> Plot | None:
@@ -70,10 +68,10 @@ def _a_user(frame: pd.DataFrame, figures: Mapping[str, Any]) -> Plot | None:
     if counts.empty:
         return None
     spread = figures["amount"]["utterances_a_user"]
-    title = f"A user has {_text(spread['median'], '.0f')} utterances (median of {len(counts):,})"
+    title = f"A user has {_text(spread['median'], 'g')} utterance(s) (median of {len(counts):,})"
     needed = figures["min_utterances"]
     small = sum(row["too_small"] for row in figures["users"])
-    if small:
+    if small and figures["personal"]:
         title += f"; {small:,} too few"
     marks = {f"an adapter needs {needed}": needed - 0.5} if figures["personal"] else {}
     return _histogram(counts, title, "utterances a user", marks=marks, what="users", whole_from=needed)
@@ -100,7 +98,11 @@ def _histogram(
     figure = Figure(figsize=SIZE_IN, layout="constrained")
     axes = figure.subplots()
     axes.hist(known, bins=_edges(known, whole_from).tolist(), color=BLUE, edgecolor="white", linewidth=0.4)
-    _marks(axes, marks or {}, known)
+    if whole_from is not None:
+        left, right = axes.get_xlim()
+        left = max(0.0, min(left, (left + right) / 2 - 3))
+        axes.set_xlim(left, max(right, left + 6))  # one user, or all alike: no bar that fills the figure
+    _marks(axes, marks or {})
     axes.set_xlabel(label, fontsize=10)
     axes.set_ylabel(what, fontsize=10)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
@@ -122,7 +124,7 @@ def _edges(known: np.ndarray, whole_from: int | None) -> np.ndarray:
     return np.linspace(low, high, min(BINS, max(8, int(2 * known.size**0.5))) + 1)
 
 
-def _marks(axes: Axes, marks: Mapping[str, float], known: np.ndarray) -> None:
+def _marks(axes: Axes, marks: Mapping[str, float]) -> None:
     """Limits as dashed lines with their names; those far off the data are left out: they would squeeze it."""
     low, high = axes.get_xlim()
     room = 0.4 * (high - low)
