@@ -1,7 +1,8 @@
 """The report stage: what all cohorts' evaluations say together, as one JSON, tables, figures and a page.
 
 Symbols: a *cohort's evaluation* is the content of ``artifacts/evaluations/<cohort>.json`` as the evaluate stage writes it; a
-*summary* is what :func:`summarise` makes of all of them. Unknown figures are null everywhere and a dash in tables, never a zero.
+*summary* is what :func:`summarise` makes of all of them. Unknown figures are null everywhere and a dash in tables, never a
+zero.
 """
 
 from __future__ import annotations
