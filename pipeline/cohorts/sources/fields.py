@@ -91,7 +91,7 @@ def plain(value: Any, what: str) -> str:
         raise InputError(f"its {what} is {_json_kind(value)}, needed text.")
     if not isinstance(value, str):
         return str(value)
-    if "\0" in value or not is_text(value):
+    if "\0" in value or not (value.isascii() or is_text(value)):
         raise InputError(f"its {what} holds characters that are no text (NUL or half of a UTF-16 pair).")
     return value.strip()
 
@@ -167,10 +167,10 @@ def _given_object(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def user_of_name(path: str) -> str:
-    """A recording's user by its name: up to the first ``-`` or ``_``, the whole stem where there is none."""
+    """A recording's user by its name: up to the first ``-`` or ``_``, the whole stem where there is none; may be blank."""
     name = path.rpartition("/")[2]
     stem = name.rpartition(".")[0] or name
-    return stem.replace("_", "-").partition("-")[0].strip() or stem
+    return stem.replace("_", "-").partition("-")[0].strip() or stem.strip()
 
 
 class RowMaker:
@@ -201,7 +201,7 @@ class RowMaker:
             raise InputError(f"ends at {end_s:g} s, before it starts (at {start_s or 0.0:g} s).")
         path = self.places.find(file)
         if self.user_from == "path":
-            user = self.places.parent_name(file)
+            user = self.places.parent_name(file).strip()
         elif self.user_from == "name":
             user = user_of_name(file)
         if not user:

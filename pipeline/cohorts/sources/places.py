@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from stages.errors import InputError
@@ -15,7 +16,14 @@ from stages.errors import InputError
 MAX_PATH = 4096  # the kernel's own limit
 MAX_FOLDERS = 100_000  # folders that are remembered: about 30 MB
 
-_INSIDE, _OUTSIDE, _MISSING = range(3)
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """The folder part of what rows name, resolved."""
+
+    reals: tuple[str, ...]  # the folders inside the folder of recordings that it may be, the likeliest first
+    leaves: bool  # taken from the folder of recordings, it leads out of it
+    name: str  # what it is called, which is not what a link's target is called
 
 
 class Places:
@@ -23,13 +31,12 @@ class Places:
 
     def __init__(self, audio: Path, beside: Iterable[Path] = ()) -> None:
         """Relative paths are tried in ``audio``, then in each folder ``beside``; what is found must lie in ``audio``."""
-        self.audio = audio
+        self.audio = str(audio)
+        self._missing = f"no such file in {audio}."
         self.root = os.path.realpath(audio)
         self._within = self.root.rstrip("/") + "/"
-        bases = [self.root, *(os.path.realpath(folder) for folder in beside)]
-        self._bases = list(dict.fromkeys(bases))
-        self._folders: dict[str, tuple[int, str]] = {}
-        self._parents: dict[str, tuple[str, str]] = {}
+        self._bases = list(dict.fromkeys([self.root, *(os.path.realpath(folder) for folder in beside)]))
+        self._folders: dict[str, _Folder] = {}
 
     def contains(self, real: str) -> bool:
         """Whether a resolved path lies in the folder of recordings, or is it."""
@@ -42,64 +49,58 @@ class Places:
         """
         if len(given) > MAX_PATH:
             raise InputError(f"its path cannot be used ({len(given)} characters; at most {MAX_PATH} can be opened).")
-        if "\0" in given or not is_text(given):
+        if "\0" in given or not (given.isascii() or is_text(given)):
             raise InputError("its path cannot be used (it holds characters that are no text).")
-        left = False
-        for base in self._bases:
-            path = f"{base}/{given}" if given[:1] != "/" else given
-            found, outside = self._look(path)
+        inner, slash, name = given.rpartition("/")
+        if name in ("", ".", ".."):
+            inside = self.contains(os.path.realpath(given if slash and not inner else f"{self.root}/{given}"))
+            raise InputError("is a folder, no file.") if inside else self._leaves(given)
+        folder = self._folder(inner + slash)
+        leaves = folder.leaves
+        for real in folder.reals:
+            found, outside = self._look(f"{real}/{name}")
             if found:
                 return found
-            left = left or (outside and base == self.root)
-        if left:
+            leaves = leaves or outside
+        if leaves:
             raise self._leaves(given)
-        other = self._other_spelling(given)
+        other = self._other_spelling(given, folder, name)
         if other:
             return other
-        raise InputError(f"no such file in {self.audio}.")
+        raise InputError(self._missing)
 
     def parent_name(self, given: str) -> str:
-        """The name of the folder that ``given`` says it lies in: its own, not that of a link's target."""
-        return self._parent(given)[1]
+        """The name of the folder that ``given`` says it lies in; empty where it is not inside the folder of recordings."""
+        inner, slash, _ = given.rpartition("/")
+        return self._folder(inner + slash).name
 
     def in_subfolder(self, given: str) -> bool:
         """Whether ``given`` lies in a folder below the folder of recordings (also where that cannot be known)."""
-        return self._parent(given)[0] != self.root
+        inner, slash, _ = given.rpartition("/")
+        return self._folder(inner + slash).reals[:1] != (self.root,)
 
-    def _parent(self, given: str) -> tuple[str, str]:
-        """(real path, name) of the folder of ``given``; ("", "") where there is none inside the folder of recordings."""
-        inner = given.rpartition("/")[0]
-        known = self._parents.get(inner)
+    def _folder(self, inner: str) -> _Folder:
+        """The folder part ``inner``, with its last slash; empty for none."""
+        known = self._folders.get(inner)
         if known is None:
-            if len(self._parents) >= MAX_FOLDERS:
-                self._parents.clear()
-            known = ("", "")
-            for base in self._bases:
-                folder = inner or "/" if given[:1] == "/" else f"{base}/{inner}"
-                state, real = self._folder(folder.rstrip("/"))
-                if state == _INSIDE:
-                    known = (real, os.path.basename(os.path.normpath(folder)))  # noqa: PTH119
-                    break
-            self._parents[inner] = known
+            if len(self._folders) >= MAX_FOLDERS:
+                self._folders.clear()
+            known = self._folders[inner] = self._resolve(inner)
         return known
 
-    def _leaves(self, given: str) -> InputError:
-        remedy = ""
-        if given.startswith("/"):
-            remedy = f" Give the folder that holds all recordings, above {os.path.dirname(given)[:200]}, with --audio."  # noqa: PTH120
-        return InputError(f"its path leaves the folder {self.audio}.{remedy}")
+    def _resolve(self, inner: str) -> _Folder:
+        paths = [inner] if inner.startswith("/") else [f"{base}/{inner}" for base in self._bases]
+        reals = [os.path.realpath(path) for path in paths]
+        inside = [
+            (path, real)
+            for path, real in zip(paths, reals, strict=True)
+            if self.contains(real) and os.path.isdir(real)  # noqa: PTH112
+        ]
+        name = os.path.basename(os.path.normpath(inside[0][0])) if inside else ""  # noqa: PTH119
+        return _Folder(tuple(real for _, real in inside), not self.contains(reals[0]) and not inside, name)
 
-    def _look(self, path: str) -> tuple[str, bool]:
-        """(the file's real path, or nothing where it is not there; whether it is outside)."""
-        folder, _, name = path.rpartition("/")
-        state, real = self._folder(folder)
-        if state == _OUTSIDE and name not in ("..", "."):
-            return "", True
-        if name in ("", ".", ".."):
-            return "", not self.contains(os.path.realpath(path))
-        if state == _MISSING:
-            return "", False
-        full = f"{real}/{name}"
+    def _look(self, full: str) -> tuple[str, bool]:
+        """(the file's real path, or nothing where it is not there; whether it is a link that leads out)."""
         try:
             mode = os.lstat(full).st_mode
             if stat.S_ISLNK(mode):
@@ -115,45 +116,28 @@ class Places:
             raise InputError("is a folder, a device or a queue, no file.")
         return full, False
 
-    def _folder(self, folder: str) -> tuple[int, str]:
-        known = self._folders.get(folder)
-        if known is None:
-            if len(self._folders) >= MAX_FOLDERS:
-                self._folders.clear()
-            real = os.path.realpath(folder or "/")
-            if not self.contains(real):
-                known = (_OUTSIDE, "")
-            elif os.path.isdir(real):  # noqa: PTH112
-                known = (_INSIDE, real)
-            else:
-                known = (_MISSING, "")
-            self._folders[folder] = known
-        return known
-
-    def _other_spelling(self, given: str) -> str:
+    def _other_spelling(self, given: str, folder: _Folder, name: str) -> str:
         """``A.WAV`` for ``A.wav`` and the like, and ``ann/1.wav`` for Windows' ``ann\\1.wav``; empty where neither is there."""
-        stem, dot, suffix = given.rpartition(".")
-        wanted = [f"{stem}.{other}" for other in {suffix.lower(), suffix.upper()} - {suffix}] if dot else []
-        if "\\" in given:
-            wanted.append(given.replace("\\", "/"))
-        for other in wanted:
-            path = f"{self.root}/{other}" if other[:1] != "/" else other
-            folder, _, name = path.rpartition("/")
-            state, real = self._folder(folder)
-            if state == _OUTSIDE:
+        stem, dot, suffix = name.rpartition(".")
+        other = suffix.lower() if suffix != suffix.lower() else suffix.upper()
+        # for a look at what mostly is not there, access costs a third of lstat and its exception
+        if dot and folder.reals and os.access(f"{folder.reals[0]}/{stem}.{other}", os.F_OK):
+            found, outside = self._look(f"{folder.reals[0]}/{stem}.{other}")
+            if outside:
                 raise self._leaves(given)
-            if state == _INSIDE and os.access(f"{real}/{name}", os.F_OK):  # without the cost of an exception
-                found, outside = self._look(path)
-                if outside:
-                    raise self._leaves(given)
-                return found
-        return ""
+            return found
+        return self.find(given.replace("\\", "/")) if "\\" in given else ""
+
+    def _leaves(self, given: str) -> InputError:
+        remedy = ""
+        if given.startswith("/"):
+            above = given.rpartition("/")[0][:200] or "/"
+            remedy = f" Give a folder that holds all recordings with --audio ({above}, or one above it)."
+        return InputError(f"its path leaves the folder {self.audio}.{remedy}")
 
 
 def is_text(given: str) -> bool:
     """Whether ``given`` can be written as UTF-8: a file name in another encoding has surrogates in it."""
-    if given.isascii():
-        return True
     try:
         given.encode()
     except UnicodeEncodeError:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -213,20 +214,26 @@ def _says(table: Table, users: str) -> tuple[str, ...]:
 
 
 def _rows(table: Table, maker: RowMaker) -> Iterator[SourceRow | Problem]:
-    fields = list(table.columns)
+    fields = [field for field in table.columns if field != "user" or maker.user_from == "column"]
     names = [table.columns[field] for field in fields]
+    file = fields.index("file")
     if table.is_nemo and "duration" not in names and "start" in fields:
         fields.append("duration")
         names.append("duration")
-    place = {field: number for number, field in enumerate(fields)}
+    consents = any(field.startswith("consent") for field in fields)
+    # cells are text, and checked already; what JSON holds may be anything
+    cell = table.delimiter != ""
+    readers = [str.strip if cell and field in _TEXTS else _READERS[field] for field in fields]
     for line, values in table.values(names):
         if isinstance(values, str):
             yield Problem(f"line {line}: (no file)", values)
             continue
-        given = {field: values[number] for field, number in place.items()}
-        item = f"line {line}: {_shown_file(given['file'])}"
+        item = f"line {line}: {_shown_file(values[file])}"
         try:
-            yield _row(item, given, maker)
+            # only the columns that are there: a million rows times ten fields count
+            given = {field: read(value) for field, read, value in zip(fields, readers, values, strict=True)}
+            own = _consent(given) if consents else None
+            yield _row(item, given, own, maker)
         except InputError as error:
             yield Problem(item, str(error))
 
@@ -235,20 +242,23 @@ def _shown_file(value: Any) -> str:
     return printable(value.strip()) or "(no file)" if isinstance(value, str) else "(no file)"
 
 
-def _row(item: str, given: Mapping[str, Any], maker: RowMaker) -> SourceRow:
+_TEXTS = ("file", "user", "text", "id", "language")
+_READERS: dict[str, Callable[[Any], Any]] = {
+    **{field: partial(plain, what=field) for field in _TEXTS},
+    **{field: partial(seconds, what=field) for field in ("start", "end", "duration")},
+    **dict.fromkeys(("consent", "consent_scope", "consent_date"), lambda value: value),
+}
+
+
+def _consent(given: dict[str, Any]) -> dict[str, Any] | None:
+    return consent_of(given.get("consent"), given.get("consent_scope"), given.get("consent_date"))
+
+
+def _row(item: str, given: dict[str, Any], consent: dict[str, Any] | None, maker: RowMaker) -> SourceRow:
     get = given.get
-    start, end = seconds(get("start"), "start"), seconds(get("end"), "end")
-    duration = seconds(get("duration"), "duration")
+    start, end, duration = get("start"), get("end"), get("duration")
     if start is not None and duration is not None:
         end = start + duration
     return maker.make(
-        item,
-        plain(given["file"], "file"),
-        plain(get("user"), "user") if maker.user_from == "column" else "",
-        plain(get("text"), "text"),
-        plain(get("id"), "id"),
-        start,
-        end,
-        consent_of(get("consent"), get("consent_scope"), get("consent_date")),
-        plain(get("language"), "language"),
+        item, given["file"], get("user", ""), get("text", ""), get("id", ""), start, end, consent, get("language", "")
     )

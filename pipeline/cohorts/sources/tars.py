@@ -31,18 +31,21 @@ COMPRESSED = {
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose header can neither send the reader backwards nor ask for terabytes (CVE-2025-8194 in Python < 3.13.6)."""
+    """A member whose header can neither send the reader backwards nor ask for terabytes (CVE-2025-8194 in Python < 3.13.6).
+
+    ReadError, as tarfile takes an InvalidHeaderError in the middle for the end.
+    """
 
     def _block(self, count: int) -> int:
         if count < 0:
-            raise tarfile.InvalidHeaderError("a negative size")  # type: ignore[attr-defined]  # public, unlisted
+            raise tarfile.ReadError("a negative size")
         return super()._block(count)  # type: ignore[misc]  # what the standard library's own fix changes
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
         member = super().frombuf(buf, encoding, errors)
         if member.size < 0 or (member.type not in tarfile.REGULAR_TYPES and member.size > MAX_HEADER):
-            raise tarfile.InvalidHeaderError("a size that cannot be")  # type: ignore[attr-defined]
+            raise tarfile.ReadError("a size that cannot be")
         return member
 
 
@@ -159,7 +162,7 @@ def _row(item: str, tar: str, path: str, group: Group, user_from: str, columns: 
     fields = _fields(group, columns)
     user = {
         "column": plain(fields.get("user"), "user"),
-        "path": _folder_of(tar, key),
+        "path": _folder_of(tar, key).strip(),
         "name": user_of_name(key),
     }[user_from]
     if not user:
