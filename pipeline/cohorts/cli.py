@@ -183,6 +183,52 @@ def _consent(consent: Consent | None, scope: Scope | None, date: str | None) -> 
 
 
 @app.command()
+def check(
+    names: list[str] = typer.Argument(None, metavar="[NAME]...", help="Cohorts; without one, all that are in data/."),
+    html: Path | None = typer.Option(None, help="Where the page goes, for one cohort (.edgealign/check/NAME.html)."),
+    json_: bool = typer.Option(False, "--json", help="Print the findings as JSON."),
+) -> None:
+    """Look a cohort over: hours, users, levels, noise, duplicates, transcripts, consent. Writes a page with plots.
+
+    The rules stand in params.yaml under `check`; the exit status is 1 where one is broken.
+    """
+    from pipeline.cohorts.check import check_and_print
+    from pipeline.project import Project
+
+    if not check_and_print(Project.find(), names or [], html=html, as_json=json_):
+        raise typer.Exit(1)
+
+
+@app.command()
+def forget(
+    user: str = typer.Option(
+        ..., help="The user, by the name in `cohort show` or as the recordings' source calls them."
+    ),
+    cohort: str | None = typer.Option(None, help="Only in this cohort (in every cohort)."),
+    yes: bool = YES,
+    dry_run: bool = DRY_RUN,
+) -> None:
+    """Erase a person for good: audio, features, labels, adapters, runs, registered models, DVC's cache and remotes.
+
+    Adapters of others that learned from the person are listed and marked to be retrained. A proof without audio, text or
+    name stays in data/erasures. Stopped or killed, the same command goes on.
+    """
+    from pipeline.cohorts.erasure.forget import forget_user
+    from pipeline.project import Project
+
+    result = forget_user(
+        Project.find(),
+        user,
+        cohort=cohort,
+        dry_run=dry_run,
+        confirm=lambda question: yes or typer.confirm(question),
+        tell=typer.echo,
+    )
+    if result.left:
+        raise typer.Exit(1)
+
+
+@app.command()
 def remove(name: str = NAME, yes: bool = YES, dry_run: bool = DRY_RUN) -> None:
     """Take a cohort out of the project: its recordings, features, labels and adapters. It can be brought back.
 
@@ -198,6 +244,41 @@ def remove(name: str = NAME, yes: bool = YES, dry_run: bool = DRY_RUN) -> None:
     ):
         track_with_dvc(project, typer.echo)
         typer.echo("next: dvc repro; to bring it back: git checkout data.dvc params.yaml && dvc checkout data.dvc")
+
+
+@app.command()
+def share(
+    url: str = typer.Argument(
+        "", help="The DVC remote: a folder, or s3://bucket/path. Left out: set up merging alone."
+    ),
+    local: bool = typer.Option(False, "--local", help="Note the remote for this clone alone; git does not carry it."),
+) -> None:
+    """Work on cohorts with others: set the DVC remote, and let git merge two branches that each added a cohort.
+
+    Whoever clones the project runs it once without a URL.
+    """
+    from pipeline.cohorts.share import share as set_up
+    from pipeline.project import Project
+
+    set_up(Project.find(), url or None, local=local, tell=typer.echo)
+
+
+class MergeKind(str, Enum):
+    """What a merge driver merges."""
+
+    data = "data"
+    params = "params"
+    lock = "lock"
+
+
+@app.command("merge-driver", hidden=True)
+def merge_driver(kind: MergeKind, ancestor: Path, ours: Path, theirs: Path) -> None:
+    """What git calls to merge data.dvc, params.yaml and dvc.lock."""
+    from pipeline.cohorts.merge import merge_driver as merge
+    from pipeline.project import Project
+
+    if not merge(Project.find(), kind.value, ancestor, ours, theirs):
+        raise typer.Exit(1)
 
 
 @app.command()

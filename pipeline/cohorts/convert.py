@@ -146,8 +146,14 @@ def _pieces(
     from stages.voice_activity import cut
 
     count = 0
-    blocks = stream_mono_16k(source, name, start_s=row.start_s, end_s=row.end_s)
-    for piece in cut(blocks, max_s=PIECE_S):
+    pieces = cut(stream_mono_16k(source, name, start_s=row.start_s, end_s=row.end_s), max_s=PIECE_S)
+    while True:
+        try:
+            piece = next(pieces, None)
+        except InputError as error:  # broken off somewhere in its hours: what came before is good
+            raise InputError(f"{error} {count} piece(s) from before that went in." if count else str(error)) from error
+        if piece is None:
+            break
         quality = measure(piece.samples, SAMPLE_RATE_HZ)
         if quality.silent or quality.clipped_share > MAX_CLIPPED_SHARE:
             report.done["pieces of long recordings left out: silent or clipped"] += 1

@@ -19,12 +19,13 @@ import yaml
 from pipeline.cohorts.index import index_row, table_of, write_index
 from pipeline.project import Project
 from pipeline.settings import params_path
-from stages.atomic import exchange, fsync_folder, sha256_file, write_bytes, write_text
+from stages.atomic import exchange, fsync_folder, sha256_file, write_text
 from stages.errors import EdgealignError, InputError
 from stages.shards import ShardItem, iter_shard, write_shards
 
 COHORT_FILE = "cohort.yaml"
 COHORT_LISTS = ("cohorts", "base_cohorts", "personal_cohorts")
+UNTOLD = "pseudo_labels.untold_only"
 RETIRED = "retired"
 
 
@@ -192,24 +193,35 @@ def list_of_params(project: Project, name: str) -> list[str]:
     """The lists of params.yaml that name a cohort."""
     content = yaml.safe_load(params_path(project.root).read_text(encoding="utf-8"))
     lists = {key: content.get(key) for key in COHORT_LISTS}
-    lists["pseudo_labels.untold_only"] = (content.get("pseudo_labels") or {}).get("untold_only")
+    lists[UNTOLD] = (content.get("pseudo_labels") or {}).get("untold_only")
     return [key for key, names in lists.items() if name in (names or [])]
 
 
 def _edit_lists(project: Project, edit: Callable[[str, Any], None]) -> list[str]:
-    """Apply ``edit(key, names)`` to every list of cohorts in params.yaml; returns the keys of those that changed."""
+    """``edit_lists`` of params.yaml itself; returns the keys of the lists that changed."""
+    path = params_path(project.root)
+    text, changed = edit_lists(path.read_text(encoding="utf-8"), edit)
+    if changed:
+        write_text(path, text)
+    return changed
+
+
+def edit_lists(text: str, edit: Callable[[str, Any], None]) -> tuple[str, list[str]]:
+    """Apply ``edit(key, names)`` to every list of cohorts in the text of a params.yaml, keeping comments and layout.
+
+    Returns the text and the keys of the lists that changed.
+    """
     from ruamel.yaml import YAML
 
-    path = params_path(project.root)
     editor = YAML()
     editor.preserve_quotes = True
     editor.width = 4096  # never re-wrap a line
     editor.representer.add_representer(  # else `key: null` comes back as `key:`
         type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
     )
-    content = editor.load(path.read_text(encoding="utf-8"))
+    content = editor.load(text)
     lists = {key: content.get(key) for key in COHORT_LISTS}
-    lists["pseudo_labels.untold_only"] = (content.get("pseudo_labels") or {}).get("untold_only")
+    lists[UNTOLD] = (content.get("pseudo_labels") or {}).get("untold_only")
     changed = []
     for key, names in lists.items():
         before = list(names or [])
@@ -217,11 +229,13 @@ def _edit_lists(project: Project, edit: Callable[[str, Any], None]) -> list[str]
             edit(key, names)
         if list(names or []) != before:
             changed.append(key)
-    if changed:
-        buffer = io.BytesIO()
-        editor.dump(content, buffer)
-        write_bytes(path, buffer.getvalue())
-    return changed
+            if not before:
+                names.fa.set_flow_style()  # on one line, like the others
+    if not changed:
+        return text, []
+    buffer = io.StringIO()
+    editor.dump(content, buffer)
+    return buffer.getvalue(), changed
 
 
 def track_with_dvc(project: Project, say: Callable[[str], None]) -> None:

@@ -220,22 +220,6 @@ def test_another_cohort_runs_just_its_own_stages(spoken_project: Checkout) -> No
     assert set(spoken_project.json("metrics/summary.json")["cohorts"]) == {"home", "away"}
 
 
-def test_an_unreadable_shard_is_one_message_that_names_it(spoken_project: Checkout) -> None:
-    [shard] = (spoken_project.folder / "data" / "cohorts" / "away").glob("shard-*.tar")
-    whole = shard.read_bytes()
-    shard.write_bytes(b"no tar" * 1000)
-    try:
-        done = spoken_project.edgealign("stage", "features", "away", check=False)
-    finally:
-        shard.write_bytes(whole)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    message = done.stderr[done.stderr.index("error:") :]
-    assert shard.name in message
-    assert "--replace" in message
-    assert list((spoken_project.folder / "artifacts" / "features" / "away").glob("*.parquet")) == []
-
-
 def test_append_computes_only_the_new_shards_and_the_user_who_changed(spoken_project: Checkout) -> None:
     """The work is counted, not the time: what each stage says it has to do, and which files it left alone."""
     folder = spoken_project.folder
@@ -281,6 +265,24 @@ def test_a_second_clone_pulls_everything_and_computes_nothing(spoken_project: Ch
     assert "up to date" in other.run(*dvc, "status").stdout
     recording = spoken_project.folder.parent / "recordings" / "ann-00.wav"
     assert other.edgealign("transcribe", str(recording), "--user", "ann").stdout.startswith("home/ann heard:")
+
+
+def test_an_unreadable_shard_is_one_message_that_names_it(spoken_project: Checkout) -> None:
+    shard = spoken_project.folder / "data" / "cohorts" / "away" / "shard-00000.tar"
+    whole = shard.read_bytes()
+    shard.write_bytes(b"no tar" * 1000)
+    try:
+        done = spoken_project.edgealign("stage", "features", "away", check=False)
+    finally:
+        shard.write_bytes(whole)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    message = done.stderr[done.stderr.index("error:") :]
+    assert shard.name in message
+    assert "--replace" in message
+    assert [path.name for path in (spoken_project.folder / "artifacts" / "features" / "away").glob("*.parquet")] == [
+        "shard-00001.parquet"
+    ]
 
 
 def test_no_process_of_a_repro_is_left(spoken_project: Checkout) -> None:
