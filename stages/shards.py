@@ -116,11 +116,11 @@ def _items(archive: tarfile.TarFile, shard: str) -> Iterator[ShardItem]:
         return
     if parts:
         yield _item(current, parts, seen)
-    if not _ends_well(archive):
+    if not ends_well(archive):
         yield refused(shard, f"the shard breaks off after {current or 'its start'}; what comes after it is lost")
 
 
-def _ends_well(archive: tarfile.TarFile) -> bool:
+def ends_well(archive: tarfile.TarFile) -> bool:
     """Whether the tar stops at its end mark: tarfile stops without a word at a broken header as well."""
     file = archive.fileobj
     if file is None:

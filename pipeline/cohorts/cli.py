@@ -96,16 +96,8 @@ def add(
 
     project = Project.find()
     settings = load_settings(project.root)  # a params.yaml that cannot be read is told before any work
-    options = Options(
-        transcripts=transcripts,
-        user_from=user_from.value if user_from else None,
-        columns=_columns(map_),
-        language=language,
-        consent=_consent(consent, consent_scope, consent_date),
-        cut_long=cut,
-        workers=workers,
-        ray=ray,
-    )
+    given = _consent(consent, consent_scope, consent_date)
+    options = Options(transcripts, user_from and user_from.value, _columns(map_), language, given, cut, workers, ray)
     add_cohort(project, name, audio, options, settings=settings, replace=replace, dry_run=dry_run, tell=typer.echo)
     if dry_run:
         return
@@ -143,16 +135,8 @@ def append(
 
     project = Project.find()
     settings = load_settings(project.root)
-    options = Options(
-        transcripts=transcripts,
-        user_from=user_from.value if user_from else None,
-        columns=_columns(map_),
-        language=language,
-        consent=_consent(consent, consent_scope, consent_date),
-        cut_long=cut,
-        workers=workers,
-        ray=ray,
-    )
+    given = _consent(consent, consent_scope, consent_date)
+    options = Options(transcripts, user_from and user_from.value, _columns(map_), language, given, cut, workers, ray)
     append_cohort(project, name, audio, options, settings=settings, dry_run=dry_run, tell=typer.echo)
     if dry_run:
         return

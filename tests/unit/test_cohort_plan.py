@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
+from helpers_cohorts import make_recordings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.cohorts.plan import Taken, plan_rows, slug_of
+from pipeline.cohorts.convert import write_chunk
+from pipeline.cohorts.plan import Row, Taken, plan_rows, slug_of
+from pipeline.cohorts.sources import find_source
 from pipeline.cohorts.sources.row import SourceRow
+from pipeline.cohorts.workers import chunk_folders, run_local
 from stages.consent import make_consent, refusal
 from stages.errors import InputError
 from stages.shards import UTTERANCE_NAME, Problem
@@ -108,3 +114,32 @@ def test_what_a_consent_allows(consent: dict[str, object], use: str, said: str) 
 def test_a_date_that_is_none_is_refused(date: str) -> None:
     with pytest.raises(InputError, match="YYYY-MM-DD"):
         make_consent(True, "all", date)
+
+
+def test_a_chunk_that_is_done_is_not_done_again(tmp_path: Path) -> None:
+    audio = make_recordings(tmp_path / "audio", ["ann"], 6)
+    plan = plan_rows(find_source(audio).rows, "en", GRANTED, root=str(audio))
+    converted: list[list[str]] = []
+
+    def convert(rows: Sequence[Row], folder: Path, cut_long: bool) -> int:
+        converted.append([item.utterance for item in rows])
+        if converted == [["ann-0000", "ann-0001"], ["ann-0002", "ann-0003"]]:
+            raise OSError(28, "No space left on device")
+        return write_chunk(rows, folder, cut_long)
+
+    def run() -> list[int]:
+        counted: list[int] = []
+        parts = [plan.rows[:2], plan.rows[2:4], plan.rows[4:]]
+        run_local(chunk_folders(parts, tmp_path / "chunks", True), True, 0, counted.append, convert)
+        return counted
+
+    with pytest.raises(OSError, match="No space"):
+        run()
+    converted.clear()
+    assert run() == [2, 2, 2]
+    assert converted == [["ann-0002", "ann-0003"], ["ann-0004", "ann-0005"]]
+    # a recording that was changed since is converted anew
+    converted.clear()
+    (audio / "ann" / "ann-0005.wav").write_bytes((audio / "ann" / "ann-0004.wav").read_bytes() + b"\0\0")
+    run()
+    assert converted == [["ann-0004", "ann-0005"]]

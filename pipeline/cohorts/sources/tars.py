@@ -16,7 +16,7 @@ from pipeline.cohorts.sources.folders import AUDIO_SUFFIXES, suffix_of, walk
 from pipeline.cohorts.sources.places import Places
 from pipeline.cohorts.sources.row import Source, SourceRow
 from stages.errors import InputError
-from stages.shards import Problem
+from stages.shards import Problem, ends_well
 
 MAX_TEXT = 1_000_000  # bytes of a .json, .txt or .cls that are read
 MAX_HEADER = 1_000_000  # bytes of an extended header: a hostile one says terabytes
@@ -235,7 +235,7 @@ def _groups(name: str, path: str) -> Iterator[Group | Problem]:
                         yield group
                     group = Group(key)
                 _take(group, member, base, archive)
-            if not _ends_well(archive):
+            if not ends_well(archive):
                 raise EOFError("no end mark")
     except Exception as error:  # a hostile tar: see _check_tar
         if group is not None:
@@ -264,13 +264,3 @@ def _take(group: Group, member: tarfile.TarInfo, base: str, archive: tarfile.Tar
     elif suffix in TEXTS and member.size <= MAX_TEXT:
         stream = archive.extractfile(member)
         group.texts[suffix] = stream.read() if stream else b""
-
-
-def _ends_well(archive: tarfile.TarFile) -> bool:
-    """Whether the tar stops at its end mark: tarfile stops without a word at a broken header as well."""
-    file = archive.fileobj
-    if file is None:
-        return False
-    file.seek(archive.offset)
-    block = file.read(tarfile.BLOCKSIZE)
-    return len(block) == tarfile.BLOCKSIZE and not any(block)
