@@ -1,0 +1,325 @@
+"""Forgetting a user: who is meant, what a file holds, a shard without them, what the proof is read for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.cohorts.erasure.artifacts import clean_record
+from pipeline.cohorts.erasure.content import Notes, blob_of, holds, kind_of, manifest_of, quarantined, read_kind
+from pipeline.cohorts.erasure.data import drop_rows, without
+from pipeline.cohorts.erasure.person import Matcher, Person, forms, is_loud
+from pipeline.cohorts.erasure.state import Erasure, unfinished
+from pipeline.cohorts.erasure.stores import busy, object_id
+from pipeline.cohorts.erasure.tombstones import adapters_to_retrain, erased_objects, erased_recordings, retrain_notice
+from pipeline.project import Project
+from stages.atomic import sha256_bytes, write_json
+from stages.audio import encode_flac
+from stages.consent import make_consent
+from stages.errors import EdgealignError, InputError
+from stages.schema import FEATURES, write_table
+from stages.shards import ShardItem, pack_shard
+
+
+def person(slug: str = "may", **changes: Any) -> Person:
+    return replace(Person(slug, slugs={"home": slug}, called={slug.title()}), **changes)
+
+
+def matcher(slug: str = "may", **changes: Any) -> Matcher:
+    return Matcher(person(slug, **changes), ["home", "far"])
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "| home | may | 0.3 |",
+        "<tr><td>home</td>\n<td>may</td></tr>",
+        "cohort,user\nhome,may,0.5",
+        "may (home): too few",
+        "May",
+    ],
+)
+def test_a_name_in_a_cell_of_its_own_is_the_user(text: str) -> None:
+    assert matcher().in_text(text)
+
+
+@pytest.mark.parametrize("text", ["you may go now", "| home | ann | may go |", "maybe,mayor", "home,may-lee,0.5"])
+def test_a_word_in_a_sentence_or_in_another_name_is_not(text: str) -> None:
+    assert not matcher().in_text(text)
+
+
+@pytest.mark.parametrize("text", ["heard zebulon-quux today", "[user] zebulon-quux-0007.wav", "by Zë_7 Åström, twice"])
+def test_a_name_that_is_no_ordinary_word_counts_anywhere(text: str) -> None:
+    assert matcher("zebulon-quux", called={"Zë_7 Åström"}).in_text(text)
+
+
+def test_names_are_found_however_they_are_spelled() -> None:
+    one = matcher("zoe-astrom", called={"Zoë Åström <1>"})
+    for text in (
+        json.dumps({"a": "x Zoë Åström <1> y"}),
+        "x Zoë Åström &lt;1&gt; y",
+        "x Zoe\u0308 A\u030astro\u0308m <1> y",
+    ):
+        assert one.in_text(text), text
+    assert len(set(forms("ann"))) == 1
+
+
+def test_somebody_whose_name_begins_alike_is_another() -> None:
+    one = matcher("zebulon-q", others={"zebulon-q-junior"})
+    assert one.in_text("x zebulon-q-0001.wav")
+    assert not one.in_text("x zebulon-q-junior-0001.wav")
+    assert not one.in_path(["zebulon-q-junior"], "home", prefix=True)
+
+
+def test_what_is_no_ordinary_word() -> None:
+    assert [name for name in ("may", "september", "1089", "ann-lee", "spk19", "zebulon quux") if is_loud(name)] == [
+        "ann-lee",
+        "spk19",
+        "zebulon quux",
+    ]
+
+
+def test_utterances_are_found_by_their_ids() -> None:
+    one = matcher(utterances={"take-7781a", "go"})
+    assert one.in_text("see take-7781a.flac")
+    assert one.in_text("utterance,go")
+    assert not one.in_text("we go home")
+
+
+def test_json_is_read_by_its_structure() -> None:
+    one = matcher(utterances={"may-1"})
+    assert one.in_json({"cohort": "home", "users": {"may": {}}, "skipped": {}, "all": {}})
+    assert one.in_json({"cohort": "home", "users": {}, "skipped": {"may": "too few"}, "all": {}})
+    assert not one.in_json({"cohort": "far", "users": {"may": {}}, "skipped": {}, "all": {}})
+    assert one.in_json({"tags": {"user": "may"}})
+    assert one.in_json(["home/may"])
+    assert one.in_json({"train_utterances": ["ann-1", "may-1"]})
+    assert not one.in_json({"examples": [{"reference": "may", "personal": "may"}]})
+    assert one.in_json([{"relpath": "may/adapter.json", "md5": "0"}])
+    assert not one.in_json({"count": 1, "note": "it may rain"})
+
+
+def test_a_cohort_may_be_called_like_its_user() -> None:
+    one = Matcher(Person("may", slugs={"may": "may"}), ["may", "far"])
+    assert not one.in_json({"cohorts": {"may": {"all": {"wer": 0.1}}}})
+    assert one.in_json({"cohorts": {"may": {"users": {"may": {}}, "all": {}}}})
+    assert not one.in_text("| may | bob | 0.3 |")
+    assert one.in_text("| may | may | 0.3 |")
+    assert not one.in_path(["may", "shard-00000.tar"])
+
+
+def test_a_namesake_of_another_cohort_stays() -> None:
+    one = matcher("zebulon-quux", namesakes={"far"}, utterances={"zebulon-quux-0001"})
+    assert one.in_text("| home | zebulon-quux | 0.3 |")
+    assert not one.in_text("| far | zebulon-quux | 0.3 |")
+    assert not one.is_user("zebulon-quux", "far")
+    assert not one.is_user("zebulon-quux")
+    assert one.in_text("zebulon-quux-0001.flac")
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        (["line 7: may/9.wav", "silent"], True),
+        (["may-07.wav", "too short"], True),
+        (["recording may-1", "the same recording as ann-2"], True),
+        (["ann/9.wav", "the same recording as may-1. Keep one"], True),
+        (["maya/9.wav", "silent"], False),
+        (["ann/9.wav", "it may be too short"], False),
+    ],
+)
+def test_a_line_of_the_quarantine_report(row: list[str], named: bool) -> None:
+    assert quarantined(row, matcher(utterances={"may-1"}), "home") == named
+
+
+# --- content --------------------------------------------------------------------------------------------------------
+
+
+def item(utterance: str, user: str, source: str = "") -> ShardItem:
+    audio = encode_flac(np.random.default_rng(len(utterance)).normal(0, 0.1, 1600).astype(np.float32))
+    consent = make_consent(True)
+    digest = sha256_bytes(audio)
+    return ShardItem(
+        utterance, user, "hello", "en", consent, source or sha256_bytes(utterance.encode()), 0.1, audio, digest
+    )
+
+
+def test_a_shard_without_a_user_is_what_packing_the_others_gives(tmp_path: Path) -> None:
+    items = [item("ann-1", "ann"), item("may-1", "may"), item("zed-1", "zed")]
+    shard = tmp_path / "shard-00000.tar"
+    shard.write_bytes(pack_shard(items))
+    assert without(shard, matcher(), "home") == pack_shard([items[0], items[2]])
+    assert without(shard, matcher("nobody"), "home") == shard.read_bytes()
+
+
+def test_a_shard_of_one_user_alone_has_nothing_left(tmp_path: Path) -> None:
+    shard = tmp_path / "shard-00000.tar"
+    shard.write_bytes(pack_shard([item("may-1", "may"), item("may-2", "may")]))
+    assert without(shard, matcher(), "home") is None
+
+
+def test_shards_tell_what_to_search_for(tmp_path: Path) -> None:
+    shard = tmp_path / "old"
+    talk = sha256_bytes(b"a conversation")
+    mine, both, others = item("xx77", "may"), item("may-2", "may", talk), item("ann-1", "ann", talk)
+    shard.write_bytes(pack_shard(sorted([mine, both, others], key=lambda one: one.utterance)))
+    who = person()
+    assert holds(blob_of(shard), "shard", who, Matcher(who), Notes())
+    assert who.utterances == {"xx77", "may-2"}
+    assert who.audio == {mine.audio_sha256, both.audio_sha256}
+    assert who.shared_sources == {talk}  # ann's part of it may stay, and come in again
+
+
+def test_a_recording_is_known_by_its_bytes_whatever_it_is_called(tmp_path: Path) -> None:
+    mine, other = item("may-1", "may"), item("ann-11", "ann")
+    who = person(audio={mine.audio_sha256})
+    for name, audio, found in (("a", mine.audio, True), ("b", other.audio, False)):
+        (tmp_path / name).write_bytes(audio)
+        blob = blob_of(tmp_path / name)
+        assert read_kind(blob) == "recording"
+        assert holds(blob, "recording", who, Matcher(who), Notes()) is found
+
+
+def features(users: list[str]) -> pa.Table:
+    rows = [
+        {
+            "utterance": f"{user}-{place}",
+            "user": user,
+            "cohort": "home",
+            "shard": "shard-00000.tar",
+            "audio_sha256": "0" * 64,
+            "duration_s": 1.0,
+            "n_frames": 1,
+            "width": 1,
+            "frames": b"00",
+            "encoder": "e",
+        }
+        for place, user in enumerate(users)
+    ]
+    return pa.Table.from_pylist(rows, FEATURES)
+
+
+def test_a_table_loses_the_rows_of_the_user_and_no_others() -> None:
+    table = features(["ann", "may", "may", "bob"])
+    assert drop_rows(table, matcher(), "home").column("user").to_pylist() == ["ann", "bob"]
+    assert drop_rows(table, matcher("nobody"), "home") is table
+
+
+def test_a_table_may_name_the_user_in_its_metadata_alone(tmp_path: Path) -> None:
+    path = tmp_path / "f.parquet"
+    write_table(features(["ann"]), path, {"problems": json.dumps([{"item": "may", "reason": "cut off"}])})
+    who = person()
+    assert read_kind(blob_of(path)) == "table"
+    assert holds(blob_of(path, "home"), "table", who, Matcher(who), Notes())
+    write_table(features(["ann"]), path, {"problems": "[]"})
+    assert not holds(blob_of(path, "home"), "table", who, Matcher(who), Notes())
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [
+        (b"", "text"),
+        (b'{"a": 1}', "json"),
+        (b"\xef\xbb\xbf[1]", "json"),
+        (b"name: home\nlanguage: en\nmade_by: x\ncreated_from: y\n", "cohort"),
+        (b"name: other\n", "text"),
+        (b"\x89PNG\r\n", "picture"),
+        (b"SQLite format 3\0", "database"),
+        (b"RIFF....WAVE", "recording"),
+        (b"\x10\0\0\0\0\0\0\0{}", "weights"),
+        ("h\xe9".encode("latin-1") * 10, "other"),
+        (("é" * 3000).encode()[:4095], "text"),
+    ],
+)
+def test_what_a_file_is_by_its_first_bytes(head: bytes, kind: str) -> None:
+    assert kind_of(head) == kind
+
+
+def test_a_base_record_is_cleaned_and_another_is_not() -> None:
+    base = {
+        "kind": "base",
+        "weights_sha256": "w",
+        "train_utterances": ["ann-1", "may-1"],
+        "held_out_utterances": ["may-2"],
+    }
+    one = matcher(utterances={"may-1", "may-2"})
+    assert clean_record(base, one) == {**base, "train_utterances": ["ann-1"], "held_out_utterances": []}
+    assert clean_record({**base, "kind": "personal"}, one) is None
+    assert clean_record({"users": {}}, one) is None
+
+
+def test_dvc_objects_and_manifests_are_known_as_such() -> None:
+    assert object_id("files/md5/ab/" + "c" * 30) == "ab" + "c" * 30
+    assert object_id("ab/" + "c" * 30 + ".dir") == "ab" + "c" * 30 + ".dir"
+    assert object_id("files/md5/ab/cc.tmp") == "files/md5/ab/cc.tmp"
+    assert manifest_of([{"md5": "1", "relpath": "a/b"}]) == {"a/b": "1"}
+    assert manifest_of([]) is None
+    assert manifest_of([{"md5": "1"}]) is None
+
+
+def test_a_dvc_at_work_is_waited_for(tmp_path: Path) -> None:
+    import os
+
+    lock = tmp_path / ".dvc" / "tmp" / "rwlock"
+    lock.parent.mkdir(parents=True)
+    busy(Project(tmp_path))
+    lock.write_text(json.dumps({"read": {}, "write": {"x": {"pid": os.getpid(), "cmd": "dvc repro"}}}))
+    with pytest.raises(EdgealignError, match="dvc repro"):
+        busy(Project(tmp_path))
+
+
+# --- state and proof ------------------------------------------------------------------------------------------------
+
+
+def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    begun = Erasure.begin(project, person(utterances={"may-1"}), None, ["home"])
+    begun.shards = {"home": {"shard-00000.tar": "0"}}
+    begun.count("recordings", 3)
+    begun.save()
+    [again] = unfinished(project)
+    assert again == begun
+    assert again.is_about("may")
+    assert again.is_about("May")
+    assert not again.is_about("ann")
+
+
+def proof(project: Project, name: str, **content: Any) -> None:
+    write_json(project.root / "data" / "erasures" / f"{name}.json", {"erasure": name, "recordings": {}, **content})
+
+
+def test_a_proof_tells_which_recordings_and_objects_were_erased(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    assert erased_recordings(project) == {}
+    proof(project, "e1", recordings={"source_sha256": ["a"], "audio_sha256": ["b"]}, objects=["o1"])
+    proof(project, "e2", recordings={"source_sha256": ["c"], "audio_sha256": []})
+    assert erased_recordings(project) == {"a": "e1", "b": "e1", "c": "e2"}
+    assert erased_objects(project) == {"o1": "e1"}
+
+
+def test_a_broken_proof_lets_nothing_in_again(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    proof(project, "e1")
+    (tmp_path / "data" / "erasures" / "e1.json").write_text("{")
+    with pytest.raises(InputError, match="dvc pull"):
+        erased_recordings(project)
+
+
+def test_an_adapter_is_marked_until_it_is_trained_again(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    proof(project, "e1", retrain=[{"sha256": "old", "kind": "base"}, {"sha256": "gone", "kind": "personal"}])
+    record = project.base_adapter / "adapter.json"
+    write_json(record, {"weights_sha256": "old"})
+    assert adapters_to_retrain(project) == {"old": "e1"}
+    assert retrain_notice(project)[0].startswith("base: ")
+    write_json(record, {"weights_sha256": "new"})
+    assert retrain_notice(project) == []
