@@ -143,8 +143,10 @@ def test_librispeech_one_list_another_place_and_another_format(tmp_path: Path) -
     rows, _ = read(audio, audio / "26/495/26-495.trans.txt", user_from="path")
     assert brief(rows) == [("26-495-0000.flac", "495", None)]
     write(tmp_path / "lists/19/198/19-198.trans.txt", "19-198-0001 ELSEWHERE\n")
+    touch(tmp_path / "lists/19/198", "19-198-0001.flac")  # not the one that --audio says
     rows, problems = read(audio, tmp_path / "lists")
     assert brief(rows) == [("19-198-0001.flac", "19", "ELSEWHERE")]
+    assert rows[0].path == str((audio / "19/198/19-198-0001.flac").resolve())
     write(tmp_path / "lists/19/198/bad.trans.txt", b"19-198-0000 \xff\n")
     rows, problems = read(audio, tmp_path / "lists")
     assert len(rows) == 1

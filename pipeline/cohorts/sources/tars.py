@@ -44,7 +44,7 @@ class _Member(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
         member = super().frombuf(buf, encoding, errors)
-        if member.size < 0 or (member.type not in tarfile.REGULAR_TYPES and member.size > MAX_HEADER):
+        if member.type not in tarfile.REGULAR_TYPES and member.size > MAX_HEADER:
             raise tarfile.ReadError("a size that cannot be")
         return member
 
