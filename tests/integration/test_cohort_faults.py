@@ -46,8 +46,11 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 
 
-def killed_after(project: Project, seconds: float, *words: str) -> bool:
-    """Start a command, kill it and its workers with SIGKILL after ``seconds``; False where it had ended before."""
+def killed_after(project: Project, seconds: float, *words: str, seen: Path | None = None) -> bool:
+    """Start a command, kill it and its workers with SIGKILL after ``seconds``; False where it had ended before.
+
+    With ``seen`` the seconds count from the moment at which that path is there: to strike while things are put into place.
+    """
     process = subprocess.Popen(
         edgealign(project, *words),
         cwd=project.root,
@@ -56,6 +59,8 @@ def killed_after(project: Project, seconds: float, *words: str) -> bool:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+    while seen is not None and not seen.exists() and process.poll() is None:
+        time.sleep(0.001)
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -114,8 +119,11 @@ def test_append_killed_at_any_moment_leaves_the_old_cohort_or_the_new_one(
     assert run(project, "add", "team", "--audio", str(recordings)).returncode == 0
     before = hashes(project.cohort("team"))
     moments = random.Random(8)
-    for _ in range(KILLS):
-        killed_after(project, moments.uniform(0.3, duration_s), "append", "team", "--audio", str(more))
+    built = project.private / "incoming" / "team" / "final" / "cohort.yaml"
+    for kill in range(KILLS):
+        late = bool(kill % 2)  # every other one strikes while the new cohort takes the old one's place
+        seconds = moments.uniform(0, 0.1) if late else moments.uniform(0.3, duration_s)
+        killed_after(project, seconds, "append", "team", "--audio", str(more), seen=built if late else None)
         record = read_cohort(project.cohort("team"))
         assert is_intact(project.cohort("team"), record)
         assert record.utterances in (400, 550)
