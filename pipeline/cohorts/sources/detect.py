@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.cohorts.sources.fields import COLUMNS, USER_FROM
-from pipeline.cohorts.sources.folders import AUDIO_SUFFIXES, Survey, folder_source, suffix_of, survey
+from pipeline.cohorts.sources.folders import Survey, folder_source, suffix_of, survey
 from pipeline.cohorts.sources.kaldi import is_kaldi, kaldi_source
 from pipeline.cohorts.sources.librispeech import ENDING, librispeech_source
+from pipeline.cohorts.sources.places import AUDIO_SUFFIXES
 from pipeline.cohorts.sources.row import Source
 from pipeline.cohorts.sources.tables import Table, read_table, table_source
 from pipeline.cohorts.sources.tars import tar_source

@@ -9,15 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.cohorts.sources.fields import RowMaker, printable, user_of_name
-from pipeline.cohorts.sources.places import Places, is_text
+from pipeline.cohorts.sources.places import AUDIO_SUFFIXES, Places, is_text
 from pipeline.cohorts.sources.row import Source, SourceRow
 from stages.errors import InputError
 from stages.shards import Problem
 
-AUDIO_SUFFIXES = frozenset(
-    "wav flac mp3 ogg oga opus m4a aac aiff aif aifc wma webm mp4 caf au w64 amr 3gp mka".split()
-)
-"""What a folder is searched for. A table may name any file: its content decides."""
 TABLE_SUFFIXES = frozenset("csv tsv jsonl ndjson json".split())
 PACKED_SUFFIXES = frozenset("gz tgz bz2 xz zst zip 7z rar".split())
 MAX_USERS = 10_000  # users that are told apart while looking; beyond that it is "more than"

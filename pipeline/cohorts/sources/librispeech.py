@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.cohorts.sources.fields import RowMaker, plain, printable, user_of_name
-from pipeline.cohorts.sources.folders import AUDIO_SUFFIXES, suffix_of, walk
-from pipeline.cohorts.sources.places import Places
+from pipeline.cohorts.sources.folders import suffix_of, walk
+from pipeline.cohorts.sources.places import AUDIO_SUFFIXES, Places
 from pipeline.cohorts.sources.row import Source, SourceRow
 from pipeline.cohorts.sources.texts import iter_lines, read_text
 from stages.errors import InputError

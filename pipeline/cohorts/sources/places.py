@@ -13,6 +13,11 @@ from pathlib import Path
 
 from stages.errors import InputError
 
+AUDIO_SUFFIXES = frozenset(
+    "wav flac mp3 ogg oga opus m4a aac aiff aif aifc wma webm mp4 caf au w64 amr 3gp mka".split()
+)
+"""What a folder is searched for. A table may name any file: its content decides."""
+
 MAX_PATH = 4096  # the kernel's own limit
 MAX_FOLDERS = 100_000  # folders that are remembered: about 30 MB
 
@@ -37,6 +42,7 @@ class Places:
         self._within = self.root.rstrip("/") + "/"
         self._bases = list(dict.fromkeys([self.root, *(os.path.realpath(folder) for folder in beside)]))
         self._folders: dict[str, _Folder] = {}
+        self._seen: dict[str, set[str]] = {}
 
     def contains(self, real: str) -> bool:
         """Whether a resolved path lies in the folder of recordings, or is it."""
@@ -120,13 +126,31 @@ class Places:
         """``A.WAV`` for ``A.wav`` and the like, and ``ann/1.wav`` for Windows' ``ann\\1.wav``; empty where neither is there."""
         stem, dot, suffix = name.rpartition(".")
         other = suffix.lower() if suffix != suffix.lower() else suffix.upper()
-        # for a look at what mostly is not there, access costs a third of lstat and its exception
-        if dot and folder.reals and os.access(f"{folder.reals[0]}/{stem}.{other}", os.F_OK):
+        if dot and folder.reals and other in self._suffixes(folder.reals[0]):
             found, outside = self._look(f"{folder.reals[0]}/{stem}.{other}")
             if outside:
                 raise self._leaves(given)
-            return found
+            if found:
+                return found
         return self.find(given.replace("\\", "/")) if "\\" in given else ""
+
+    def _suffixes(self, real: str) -> set[str]:
+        """The suffixes of a folder's recordings: a million files that are missing there need no second look each."""
+        known = self._seen.get(real)
+        if known is None:
+            if len(self._seen) >= MAX_FOLDERS:
+                self._seen.clear()
+            try:
+                with os.scandir(real) as entries:
+                    known = {
+                        suffix
+                        for suffix in (entry.name.rpartition(".")[2] for entry in entries)
+                        if suffix.lower() in AUDIO_SUFFIXES
+                    }
+            except OSError:
+                known = set()
+            self._seen[real] = known
+        return known
 
     def _leaves(self, given: str) -> InputError:
         remedy = ""

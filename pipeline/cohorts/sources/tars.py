@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.cohorts.sources.fields import COLUMNS, consent_of, match_columns, plain, printable, user_of_name
-from pipeline.cohorts.sources.folders import AUDIO_SUFFIXES, suffix_of, walk
-from pipeline.cohorts.sources.places import Places
+from pipeline.cohorts.sources.folders import suffix_of, walk
+from pipeline.cohorts.sources.places import AUDIO_SUFFIXES, Places
 from pipeline.cohorts.sources.row import Source, SourceRow
 from stages.errors import InputError
 from stages.shards import Problem, ends_well
