@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pipeline.cohorts.erasure.tombstones import retrain_notice
 from pipeline.runs.common import Context, log
 from stages.errors import InputError
 
@@ -22,6 +23,8 @@ def run(context: Context) -> None:
         for path in sorted(project.plots.iterdir()):
             run.artifact(path, "report")
     log.info("report: %s", project.plots / "report.html")
+    for line in retrain_notice(project):
+        log.warning("report: %s", line)
 
 
 def read_results(context: Context) -> tuple[dict[str, Any], dict[str, Any]]:

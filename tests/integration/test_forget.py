@@ -37,6 +37,7 @@ from tests.helpers_erasure import (
     write_cohort,
     write_models,
 )
+from tests.integration.test_tracking_mlflow import free_port, server
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -348,6 +349,28 @@ def test_a_second_clone_gets_the_others(
     assert search(clone.folder, traces) == []
 
 
+def test_another_clone_is_cleaned_by_the_same_command(world: World, traces: Traces) -> None:
+    """Its cache has the old objects; what was erased once has one proof, or two clones would disagree about data.dvc."""
+    clone = World(world.folder / "second")
+    clone.folder.mkdir()
+    world.run("git", "clone", "--quiet", str(world.project.root), str(clone.project.root))
+    store = str(world.folder / "remote")
+    clone.dvc("remote", "modify", "--local", "store", "url", store)
+    clone.dvc("pull", "--quiet")
+    first = forget(world)
+    world.run("git", "add", "--all")
+    world.run("git", "-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "-m", "One user less")
+    clone.run("git", "pull", "--quiet")
+    assert search(clone.folder, traces)
+    with pytest.raises(AssertionError, match=r"data/ is not what data\.dvc says"):
+        forget(clone)
+    clone.dvc("pull", "--quiet", "--force")
+    again = forget(clone)
+    assert (again.left, again.erasure) == ([], first.erasure)
+    assert search(clone.folder, traces) == []
+    assert clone.run("git", "status", "--porcelain").stdout == ""
+
+
 def test_the_proof_tells_what_was_done_and_nobodys_name(
     forgotten: World, after: tuple[dict[str, Any], Outcome, Path]
 ) -> None:
@@ -450,6 +473,48 @@ def test_one_cohort_can_be_meant(world: World) -> None:
 def test_a_name_that_nobody_has_is_told(world: World) -> None:
     with pytest.raises(AssertionError, match=r"nobody-here.*in no cohort"):
         forget(world, "nobody-here")
+
+
+SERVED = """
+import sys
+from tests.integration.test_forget import *
+
+world, uri = World(Path(sys.argv[1])), sys.argv[2]
+tracker = Tracker(world.project, Tracking(uri=uri))
+with tracker.run("personalize", cohort="home") as run:
+    for user in (SLUG, "ann"):
+        with run.child("personalize", user=user, key=user) as child:
+            child.dataset(f"home/{user}", "0" * 32, "home")
+            child.adapter(world.project.adapters("home") / user, f"home/{user}")
+with tracker.run("evaluate", cohort="home") as run:
+    run.artifact(world.project.evaluation("home"), "metrics")
+assert not tracker.spool.waiting()
+"""
+
+
+def test_a_server_is_cleaned_as_far_as_that_goes_and_its_operator_is_told(world: World, traces: Traces) -> None:
+    project, port = world.project, free_port()
+    for name in ("mlflow", "spool"):
+        shutil.rmtree(project.private / name)
+    (world.folder / "operator").mkdir()
+    with server(world.folder / "operator", port) as uri:
+        world.run(sys.executable, "-c", SERVED, str(world.folder), uri)
+        path = project.root / "params.yaml"
+        path.write_text(path.read_text(encoding="utf-8").replace("uri: ''", f"uri: {uri}"), encoding="utf-8")
+        result = forget(world)
+        assert result.left == []
+        found = runs_of(world, uri)
+        assert [run["tags"]["user"] for run in found["runs"] if run["tags"].get("user")] == ["ann"]
+        [told] = [line for line in result.said if "mlflow gc" in line]
+        files = world.folder / "operator" / "server"
+        assert search(files / "artifacts", traces) == []
+        assert search(files, traces)  # until its operator does what was told
+        command = told.split("`")[1].replace("<the server's store>", f"sqlite:///{files}/mlflow.db")
+        environment = {"MLFLOW_TRACKING_URI": uri}
+        subprocess.run([sys.executable, "-m", *command.split()], env={**os.environ, **environment}, cwd="/", check=True)
+    program = "import sys; from pipeline.cohorts.erasure.sqlite_store import *; scrub(Path(sys.argv[1]))"
+    world.run(sys.executable, "-c", program, str(files / "mlflow.db"))
+    assert search(world.folder, traces) == []
 
 
 def test_what_was_never_computed_does_not_pass_for_done(world: World, traces: Traces) -> None:

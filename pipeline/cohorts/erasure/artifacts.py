@@ -68,11 +68,17 @@ def _erase_shard_tables(erasure: Erasure, settings: Settings, cohort: str, match
 
         _rewrite_table(features, FEATURES, matcher, cohort, {feature_key(old): feature_key(now)})
         _rewrite_table(transcripts, TRANSCRIPTS, matcher, cohort, {transcript_key(old): transcript_key(now)})
-    _rewrite_table(project.labels(cohort), LABELS, matcher, cohort, {})
+    there = project.cohort(cohort).is_dir()
+    _rewrite_table(project.labels(cohort), LABELS, matcher, cohort, {}, of_others=there)
 
 
-def _rewrite_table(path: Path, schema: Any, matcher: Matcher, cohort: str, keys: dict[str, str]) -> None:
-    """Drop the person's rows; a file whose key is in ``keys`` was made for the shard before and gets the new one's."""
+def _rewrite_table(
+    path: Path, schema: Any, matcher: Matcher, cohort: str, keys: dict[str, str], *, of_others: bool = True
+) -> None:
+    """Drop the person's rows; a file whose key is in ``keys`` was made for the shard before and gets the new one's.
+
+    Without ``of_others`` (a cohort that is gone) a table in which nothing remains goes as well.
+    """
     if not path.is_file():
         return
     try:
@@ -87,6 +93,9 @@ def _rewrite_table(path: Path, schema: Any, matcher: Matcher, cohort: str, keys:
             [item for item in json.loads(meta["problems"]) if not matcher.in_json(item, cohort)]
         )
     kept = drop_rows(table, matcher, cohort)
+    if not of_others and kept.num_rows == 0:
+        path.unlink()
+        return
     if kept.num_rows != table.num_rows or after != meta:
         write_table(kept.replace_schema_metadata(), path, after)
 
@@ -129,7 +138,7 @@ def _rewrite(erasure: Erasure, path: Path, matcher: Matcher) -> None:
         # of a shard that is not the cohort's any more; those of its shards were rewritten above
         for folder, schema in ((project.features(cohort), FEATURES), (project.transcripts(cohort), TRANSCRIPTS)):
             if path.parent == folder and not path.name.startswith("."):
-                _rewrite_table(path, schema, matcher, cohort, {})
+                _rewrite_table(path, schema, matcher, cohort, {}, of_others=project.cohort(cohort).is_dir())
                 return
         if path == project.labels(cohort):
             return

@@ -180,7 +180,7 @@ def iter_members(file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any], Callabl
     """
     parts: dict[str, dict[str, tarfile.TarInfo]] = {}
     try:
-        with tarfile.open(fileobj=file, mode="r:") as archive:
+        with tarfile.open(fileobj=file, mode="r:", tarinfo=Member) as archive:
             for member in archive:
                 key, _, suffix = member.name.partition(".")
                 parts.setdefault(key, {})[suffix] = member

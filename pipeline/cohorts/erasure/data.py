@@ -53,7 +53,7 @@ def without(path: Path, matcher: Matcher, cohort: str) -> bytes | None:
         gone = {key for key, fields, _ in iter_members(file) if is_members(key, fields, matcher, cohort)}
     buffer = io.BytesIO()
     kept = 0
-    with tarfile.open(path, mode="r:") as source, tarfile.open(fileobj=buffer, mode="w") as target:
+    with tarfile.open(path, mode="r:", tarinfo=Member) as source, tarfile.open(fileobj=buffer, mode="w") as target:
         for member in source:
             if member.name.partition(".")[0] not in gone:
                 target.addfile(member, source.extractfile(member) if member.isreg() else None)

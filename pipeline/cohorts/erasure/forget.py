@@ -67,6 +67,7 @@ def forget_user(
     nobody is called so, and EdgealignError where something cannot be reached; the same command then goes on.
     """
     from pipeline.cohorts.erasure.stores import busy
+    from pipeline.cohorts.erasure.versions import check_data
 
     for name in ("dvc", "alembic", "mlflow"):  # their own words about each file
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -89,6 +90,8 @@ def forget_user(
                 f"{finds.foreign[0]}: DVC tracks it, and edgealign did not write it. Delete the user's part there yourself, "
                 "`dvc add` it again, and run the command again."
             )
+        if not begun and view.repo is not None:
+            check_data(view.repo)
         if not begun and not confirm(f"Erase {user} from all of these? This cannot be undone."):
             tell("nothing was erased")
             return ErasureResult(None, places)
@@ -98,7 +101,7 @@ def forget_user(
             left = _finish(view, erasure, tell)
     waits = erasure.waits
     _tell_result(erasure, left, waits, tell)
-    return ErasureResult(erasure.id, places, left, waits)
+    return ErasureResult(erasure.proven or erasure.id, places, left, waits)
 
 
 @contextmanager
@@ -165,6 +168,7 @@ def _search(view: _View, erasure: Erasure) -> tuple[Finds, list[tuple[Any, Any]]
 def _note_before(view: _View, erasure: Erasure, finds: Finds) -> None:
     """What can only be known before the first change; from here on a kill leaves the state file."""
     from pipeline.cohorts.erasure.data import touched_shards
+    from pipeline.cohorts.erasure.proof import proven_before
     from pipeline.cohorts.erasure.versions import current_files
 
     matcher = erasure.matcher()
@@ -177,6 +181,7 @@ def _note_before(view: _View, erasure: Erasure, finds: Finds) -> None:
     if view.repo is not None and not erasure.current:
         erasure.current = current_files(view.repo)
     if not erasure.counts:
+        erasure.proven = proven_before(erasure)
         erasure.count("users' cohorts", len(erasure.person.slugs))
         erasure.count("recordings", len(erasure.person.audio))
         erasure.count("shards", sum(map(len, erasure.shards.values())))
@@ -204,7 +209,8 @@ def _erase(
         erase_cohort(erasure, cohort)
     erase_artifacts(erasure, view.settings, finds.workspace)
     erase_private(erasure, view.settings, finds.private, finds.shipped)
-    write_proof(erasure, None)
+    if erasure.proven is None:
+        write_proof(erasure, None)
     if view.repo is not None:
         tell("dvc: recording the data without the user")
         versions.record(erasure, view.repo)
@@ -265,7 +271,8 @@ def _finish(view: _View, erasure: Erasure, tell: Callable[[str], None]) -> list[
     erasure.save()
     searched = {"workspace": True, "dvc_cache": view.repo is not None, "mlflow_stores": len(view.tracking)}
     searched["dvc_remotes"] = max(0, len(view.stores) - 1)
-    write_proof(erasure, {"searched": searched, "places_left": len(left)})
+    if erasure.proven is None:
+        write_proof(erasure, {"searched": searched, "places_left": len(left)})
     if view.repo is not None:
         versions.record(erasure, view.repo)
         versions.push(view.repo, view.stores, [name for name in erasure.objects if name != "cache"])

@@ -9,16 +9,25 @@ from typing import Any
 
 from pipeline.cohorts.erasure.person import Matcher
 from pipeline.cohorts.erasure.state import Erasure
-from pipeline.cohorts.erasure.tombstones import erasures_folder
+from pipeline.cohorts.erasure.tombstones import erased_recordings, erasures_folder
 from pipeline.settings import Settings
 from stages.atomic import write_json
 
 GIT_S = 120
 
 
+def proven_before(erasure: Erasure) -> str | None:
+    """The erasure whose proof says all of this already: another clone's, whose cache is cleaned now. None where none does."""
+    refused = erased_recordings(erasure.project)
+    proofs = {refused.get(digest) for digest in erasure.person.audio}
+    if any(erasure.shards.values()) or None in proofs or not proofs:
+        return None
+    return next((str(name) for name in sorted(map(str, proofs))), None)
+
+
 def proof_path(erasure: Erasure) -> Path:
     """Where the proof lies: in data/, so that it travels with data.dvc."""
-    return erasures_folder(erasure.project) / f"{erasure.id}.json"
+    return erasures_folder(erasure.project) / f"{erasure.proven or erasure.id}.json"
 
 
 def write_proof(erasure: Erasure, verified: dict[str, Any] | None) -> None:

@@ -43,6 +43,8 @@ class Erasure:
     """MLflow runs that were deleted."""
     waits: list[str] = field(default_factory=list)
     """What others have to do; without a name."""
+    proven: str | None = None
+    """The erasure in another clone whose proof covers this one: none is written again."""
 
     @property
     def path(self) -> Path:
@@ -69,6 +71,7 @@ class Erasure:
                 "objects": self.objects,
                 "runs": self.runs,
                 "waits": self.waits,
+                "proven": self.proven,
             },
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.cohorts.erasure.state import Erasure
 from pipeline.cohorts.erasure.stores import Store, site_cache
 from pipeline.cohorts.store import track_with_dvc
-from stages.errors import EdgealignError
+from stages.errors import EdgealignError, InputError
 
 OWN_INPUTS = frozenset({"base_inputs"})
 """Stages that are to run again after an erasure: this one finds out whether the base's recordings changed."""
@@ -29,6 +29,17 @@ def current_files(repo: Any) -> dict[str, dict[str, str]]:
             if is_plain(item) and item.hash_info and item.exists and not item.changed_checksum():
                 found.setdefault(name_of(stage), {})[item.def_path] = str(item.hash_info.value)
     return found
+
+
+def check_data(repo: Any) -> None:
+    """Raises InputError where data/ is not what data.dvc says: an erasure would put an old version over a newer one."""
+    for stage in repo.index.stages:
+        for out in stage.outs if stage.is_data_source else []:
+            if out.def_path == "data" and out.hash_info and out.changed_checksum():
+                raise InputError(
+                    "data/ is not what data.dvc says, as after `git pull` or `git checkout` alone. Run `dvc pull` (or, where "
+                    "data/ was changed on purpose, `dvc add data`), and this command again."
+                )
 
 
 def is_locked(stage: Any) -> bool:
