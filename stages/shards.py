@@ -33,6 +33,28 @@ MAX_MEMBER_BYTES = 64_000_000
 """A larger member is refused unread: 30 s of 16 kHz FLAC is under a megabyte."""
 
 
+MAX_HEADER = 1_000_000  # bytes of an extended header: a hostile one says terabytes
+
+
+class Member(tarfile.TarInfo):
+    """A member whose header can neither send the reader backwards nor ask for terabytes (CVE-2025-8194 in Python < 3.13.6).
+
+    ReadError, as tarfile takes an InvalidHeaderError in the middle for the end.
+    """
+
+    def _block(self, count: int) -> int:
+        if count < 0:
+            raise tarfile.ReadError("a negative size")
+        return super()._block(count)  # type: ignore[misc]  # what the standard library's own fix changes
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Member:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type not in tarfile.REGULAR_TYPES and member.size > MAX_HEADER:
+            raise tarfile.ReadError("a size that cannot be")
+        return member
+
+
 @dataclass(frozen=True)
 class Problem:
     """One item that was refused: which one, and why in a person's words."""
@@ -86,7 +108,7 @@ def iter_shard(path: Path) -> Iterator[ShardItem]:
         raise InputError(f"{path}: cannot be opened ({error.strerror}). {remedy}") from error
     with file:
         try:
-            archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  (closed by the with below)
+            archive = tarfile.open(fileobj=file, mode="r:", tarinfo=Member)  # noqa: SIM115  (closed by the with below)
         except (tarfile.TarError, EOFError) as error:
             raise InputError(f"{path}: not a readable tar ({error}). {remedy}") from error
         with archive:

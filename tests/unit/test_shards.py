@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import tarfile
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -193,3 +194,22 @@ def test_what_is_no_tar_names_the_file_and_the_remedy(content: bytes, tmp_path: 
 def test_a_missing_shard_names_the_file_and_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone\.tar.*dvc pull"):
         list(iter_shard(tmp_path / "gone.tar"))
+
+
+@pytest.mark.parametrize("size", [b"\xff" * 11 + b"\x00", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xfe\x00"])
+def test_a_header_with_a_negative_size_ends_the_shard_instead_of_reading_for_ever(tmp_path: Path, size: bytes) -> None:
+    shard = tar_of(tmp_path / "shard-00000.tar", good("u1"))
+    info = tarfile.TarInfo("u2.flac")
+    header = bytearray(info.tobuf())
+    header[124:136] = size  # GNU's binary form: a negative number
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    content = shard.read_bytes()
+    end = len(content) - len(content.rstrip(b"\0"))
+    whole = content[: len(content) - end + (-(len(content) - end)) % 512]
+    shard.write_bytes(whole + bytes(header) + bytes(1024))
+    found = list(islice(iter_shard(shard), 10))
+    assert found[0].utterance == "u1"
+    assert found[0].problem is None
+    assert len(found) < 10
+    assert found[-1].problem

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.cohorts.erasure.person import Matcher, Person
+from stages.shards import Member
 
 HEAD_BYTES = 4096
 TEXT_LIMIT_BYTES = 512_000_000
