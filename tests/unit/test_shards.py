@@ -209,7 +209,5 @@ def test_a_header_with_a_negative_size_ends_the_shard_instead_of_reading_for_eve
     whole = content[: len(content) - end + (-(len(content) - end)) % 512]
     shard.write_bytes(whole + bytes(header) + bytes(1024))
     found = list(islice(iter_shard(shard), 10))
-    assert found[0].utterance == "u1"
-    assert found[0].problem is None
     assert len(found) < 10
-    assert found[-1].problem
+    assert "breaks off" in (found[-1].problem or "")

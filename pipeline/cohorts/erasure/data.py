@@ -21,6 +21,7 @@ from pipeline.cohorts.store import COHORT_FILE, CohortRecord, read_cohort, total
 from stages.atomic import sha256_file, write_bytes
 from stages.errors import InputError
 from stages.schema import INDEX, read_table, write_table
+from stages.shards import Member
 
 
 def belongs(erasure: Erasure, path: Path) -> bool:
