@@ -11,6 +11,7 @@ from pathlib import Path
 import typer
 
 from pipeline.cohorts.cli import app as cohort_app
+from pipeline.tracking.adapters_cli import app as adapters_app
 from pipeline.tracking.cli import app as tracking_app
 from stages.errors import EdgealignError
 
@@ -20,7 +21,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.add_typer(cohort_app, name="cohort", help="Recordings in: add, list and show cohorts; make the demo cohorts.")
+app.add_typer(
+    cohort_app, name="cohort", help="Recordings: add, append, check, share, remove, forget; make the demo cohorts."
+)
+app.add_typer(adapters_app, name="adapters", help="Personal adapters: list them, promote the good ones.")
 app.add_typer(tracking_app, name="tracking", help="MLflow: open the UI, list runs, replay the spool.")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 
 from stages.alignment import injection
 from stages.alignment.metrics import response_agreement, word_errors
+from stages.atomic import sha256_json
 from stages.cascade import fair_cascade
 from stages.examples import LabelledUtterance
 from stages.listener import Listener
@@ -51,6 +52,7 @@ def evaluate_user(
         "personal": _errors(references, heard),
         "cascade": _errors([reference for reference, _ in known], [text for _, text in known]) if known else None,
         "test_utterances": len(held_out),
+        "held_out_sha256": held_out_digest((item.utterance, item.text) for item in held_out),
     }
     found["cascade_wer"] = found["cascade"]["wer"] if known else None
     asked = list(range(min(settings.utterances, len(held_out))))
@@ -71,6 +73,11 @@ def evaluate_user(
         for index in range(min(EXAMPLES_KEPT, len(held_out)))
     ]
     return found
+
+
+def held_out_digest(judged: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 of (utterance, reference) pairs in their order: figures with another one are of other utterances or texts."""
+    return sha256_json([list(pair) for pair in judged])
 
 
 def _errors(references: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:

@@ -1,0 +1,126 @@
+"""``edgealign adapters``: which personal adapters there are, and which of them are in use."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from pipeline.tracking.registry import Standing
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command("list")
+def list_(as_json: bool = typer.Option(False, "--json", help="One JSON list, for other programs.")) -> None:
+    """List every personal adapter: held-out figures, size, whether it is its user's champion, what the rule says."""
+    from pipeline.runs.common import Context
+    from pipeline.tracking.registry import standings
+
+    context = Context.open()
+    found = standings(context.tracker, context.settings.personal_cohorts)
+    if as_json:
+        typer.echo(json.dumps([_plain(standing) for standing in found], indent=2, ensure_ascii=False))
+        return
+    if not found:
+        typer.echo("No personal adapters yet. `dvc repro` trains some.")
+        return
+    table = Table(box=None)
+    for name in ("adapter", "base WER", "personal WER", "bytes"):
+        table.add_column(name, justify="left" if name == "adapter" else "right", overflow="fold")
+    table.add_column("champion")
+    table.add_column("may be promoted", overflow="fold")
+    for standing in found:
+        table.add_row(*_row(standing))
+    Console().print(table)
+
+
+@app.command()
+def promote(
+    adapter: str = typer.Argument("", metavar="COHORT/USER", help="The adapter."),
+    all_of: str = typer.Option(
+        "", "--all", metavar="COHORT", help="In its place: all of a cohort that the rule takes."
+    ),
+    dry_run: bool = typer.Option(False, help="Say what would happen; register nothing."),
+) -> None:
+    """Make an adapter its user's champion in MLflow's registry, if the written rule takes it (docs/compare.md).
+
+    The champion before becomes `previous`. Ends with status 1 where the adapter is refused, with each condition that does
+    not hold; with --all, where no adapter of the cohort is champion afterwards.
+    """
+    from pipeline.runs.common import Context
+    from pipeline.tracking.registry import promote as apply
+    from stages.errors import InputError
+
+    cohort, _, user = adapter.partition("/")
+    if bool(adapter) == bool(all_of) or (adapter and not (cohort and user)):
+        raise InputError(
+            f"adapters promote: got {adapter or 'no adapter'!r}, needed COHORT/USER, or --all COHORT alone"
+        )
+    context = Context.open()
+    known = context.settings.personal_cohorts
+    if (cohort or all_of) not in known:
+        raise InputError(
+            f"{cohort or all_of}: not a cohort of personal_cohorts in params.yaml. Known: {', '.join(known)}."
+        )
+    outcomes = apply(
+        context.tracker, cohort or all_of, user or None, dry_run=dry_run, tell=lambda standing: _tell(standing, dry_run)
+    )
+    taken = [standing for standing in outcomes if standing.is_champion or not standing.broken]
+    if len(outcomes) > 1:
+        typer.echo(f"{len(taken)} of {len(outcomes)} adapters {'would be' if dry_run else 'are'} champions.")
+    if not taken:
+        raise typer.Exit(1)
+
+
+def _tell(standing: Standing, dry_run: bool) -> None:
+    one, before = standing.candidate, standing.champion
+    if standing.is_champion and before:
+        typer.echo(f"{one.name}: is the champion already (version {before.version})")
+    elif not standing.broken:
+        replaced = f"; version {before.version} {'would be' if dry_run else 'is'} the previous one" if before else ""
+        done = "would be promoted" if dry_run else f"promoted, version {standing.version} is the champion"
+        typer.echo(f"{one.name}: {done}{replaced}")
+        typer.echo(f"  {one.figures}, the base {one.base_figures}, on {one.test_utterances} held-out utterances")
+    else:
+        typer.secho(f"{one.name}: refused", fg=typer.colors.RED)
+    for condition, reason in standing.broken.items():
+        typer.echo(f"  {condition}: {reason}")
+
+
+def _row(standing: Standing) -> list[str]:
+    one, champion = standing.candidate, standing.champion
+    wers = ["unknown" if figures is None else f"{figures.wer:.3f}" for figures in (one.base_figures, one.figures)]
+    if standing.is_champion:
+        bears = "yes"
+    else:
+        bears = f"version {champion.version}" if champion else "none"
+    if standing.broken:
+        may = "no: " + "; ".join(f"{condition}: {reason}" for condition, reason in standing.broken.items())
+    else:
+        may = "is champion" if standing.is_champion else "yes"
+    return [escape(one.name), *wers, f"{one.adapter_bytes:,}", bears, escape(may)]
+
+
+def _plain(standing: Standing) -> dict[str, Any]:
+    one = standing.candidate
+    return {
+        "cohort": one.cohort,
+        "user": one.user,
+        "adapter_sha256": one.file_sha256 or None,
+        "adapter_bytes": one.adapter_bytes,
+        "base_wer": one.base_figures.wer if one.base_figures else None,
+        "wer": one.figures.wer if one.figures else None,
+        "base_cer": one.base_figures.cer if one.base_figures else None,
+        "cer": one.figures.cer if one.figures else None,
+        "test_utterances": one.test_utterances,
+        "champion": standing.is_champion,
+        "champion_version": standing.champion.version if standing.champion else None,
+        "may_be_promoted": not standing.broken and not standing.is_champion,
+        "broken": standing.broken,
+    }

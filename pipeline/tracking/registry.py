@@ -1,0 +1,248 @@
+"""The registry: MLflow's registered models, one a user, whose alias ``champion`` names the adapter that is in use.
+
+A version points at the adapter's files in the run that trained it. Promoting moves two aliases: ``previous`` to the
+champion before, then ``champion``; moving ``champion`` back undoes it.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.tracking.lineage import lineage_tags
+from pipeline.tracking.promotion import RULE_VERSION, Candidate, Champion, Figures, broken, candidates, is_champion
+from pipeline.tracking.store import MlflowStore, patience, redacted
+from pipeline.tracking.tracker import Tracker
+from stages.atomic import sha256_file
+from stages.errors import InputError, TrackingError
+
+CHAMPION, PREVIOUS = "champion", "previous"
+RETRAIN = "retrain"
+"""Tag that an erasure leaves on versions of adapters that learned from the person."""
+PAGE = 1000
+_WEIGHTS = "adapter/adapter.safetensors"
+
+
+class Registry(MlflowStore):
+    """The registered models of one tracking store: the embedded SQLite file or a server."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        """Raises TrackingError where the store cannot be made or reached."""
+        super().__init__(tracker.uri, tracker.settings.experiment, tracker.prepare())
+        from mlflow import MlflowClient
+
+        self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        self.prefix = re.sub(r"[/:'%]", "-", tracker.settings.experiment)  # what names and queries cannot hold
+
+    def name_of(self, cohort: str, user: str) -> str:
+        """Name of a user's registered model; slugs hold no dots, so no two users share one."""
+        return f"{self.prefix}.{cohort}.{user}"
+
+    def champions(self, cohort: str) -> dict[str, Champion]:
+        """{user: champion} of a cohort. Raises TrackingError."""
+        prefix, found = self.name_of(cohort, ""), {}
+        with self._told():
+            for model in self._models(prefix):
+                version = dict(model.aliases or {}).get(CHAMPION)
+                if version is not None:
+                    tags = dict(self._client.get_model_version(model.name, str(version)).tags or {})
+                    found[model.name.removeprefix(prefix)] = Champion(
+                        str(version), tags.get("adapter_sha256", ""), _figures(tags), tags.get(RETRAIN, "")
+                    )
+        return found
+
+    def run_of(self, one: Candidate) -> Any:
+        """The run that carries exactly these weights in its artifacts, the newest of several; why none does, as a str.
+
+        Raises TrackingError where the store is away.
+        """
+        wanted = {"adapter_sha256": one.file_sha256, "stage": "personalize", "cohort": one.cohort, "user": one.user}
+        query = " and ".join(f"tags.{key} = '{value}'" for key, value in wanted.items())
+        with self._told(), tempfile.TemporaryDirectory() as folder:
+            experiment = self._client.get_experiment_by_name(self._experiment_name)
+            known = [experiment.experiment_id] if experiment else []
+            mine = self._client.search_runs(known, query, order_by=["start_time DESC"]) if known else []
+            for run in mine:
+                there = {item.path for item in self._client.list_artifacts(run.info.run_id, "adapter")}
+                if _WEIGHTS in there:
+                    path = Path(self._client.download_artifacts(run.info.run_id, _WEIGHTS, folder))
+                    if sha256_file(path) == one.file_sha256:
+                        return run
+        digest = one.file_sha256[:12]
+        if mine:
+            return (
+                f"the run {mine[0].info.run_id} says that it made the adapter {digest}, but its files are missing or are not "
+                f"these. Delete artifacts/adapters/{one.name}, then `dvc repro personalize@{one.cohort}` trains it again"
+            )
+        return (
+            f"no run in {redacted(self.uri)} carries the adapter {digest}. If it waits in the spool, `edgealign tracking "
+            "replay`; if another checkout trained it, promote it there, or let all record to one server (tracking.uri in "
+            "params.yaml)"
+        )
+
+    def crown(self, one: Candidate, run: Any, before: Champion | None, tags: dict[str, str]) -> str:
+        """Register the adapter and make it the champion; its version. Raises TrackingError; doing it again goes on."""
+        name, owner = self.name_of(one.cohort, one.user), {"cohort": one.cohort, "user": one.user}
+        with self._told():
+            self._ensure_model(name, owner)
+            version = self._version_of(name, run.info.run_id, one.file_sha256)
+            if version is None:  # else the same adapter was registered before: its decision is told anew
+                source = f"{run.info.artifact_uri}/adapter"
+                told = {"tags": {**tags, **owner}, "description": tags["why"], "await_creation_for": 0}
+                made = self._client.create_model_version(name, source, run.info.run_id, **told)
+                version = str(made.version)
+            else:
+                for key, value in {**tags, **owner}.items():
+                    self._client.set_model_version_tag(name, version, key, value)
+                self._client.update_model_version(name, version, tags["why"])
+            if before is not None:
+                self._client.set_registered_model_alias(name, PREVIOUS, before.version)
+            self._client.set_registered_model_alias(name, CHAMPION, version)
+        return version
+
+    def _ensure_model(self, name: str, owner: dict[str, str]) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(
+                name, owner, "Personal speech adapter of one user; see docs/compare.md."
+            )
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            for key, value in owner.items():  # what an erasure looks for
+                self._client.set_registered_model_tag(name, key, value)
+
+    def _version_of(self, name: str, run_id: str, digest: str) -> str | None:
+        for version in self._client.search_model_versions(f"name = '{name}'", max_results=PAGE):
+            if version.run_id == run_id and dict(version.tags or {}).get("adapter_sha256") == digest:
+                return str(version.version)
+        return None
+
+    def _models(self, prefix: str) -> Iterator[Any]:
+        token: str | None = None
+        while True:
+            page = self._client.search_registered_models(f"name LIKE '{prefix}%'", PAGE, page_token=token)
+            yield from (model for model in page if model.name.startswith(prefix))  # LIKE takes _ for any letter
+            token = page.token
+            if not token:
+                return
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """MLflow's errors as ours."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            with patience():
+                yield
+        except MlflowException as error:
+            raise TrackingError(f"{redacted(self.uri)}: {str(error).splitlines()[0]}") from error
+
+
+def _figures(tags: dict[str, str]) -> Figures | None:
+    try:
+        return Figures(float(tags["wer"]), float(tags["cer"]))
+    except (KeyError, ValueError):
+        return None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """An adapter, its user's champion, and what the rule says."""
+
+    candidate: Candidate
+    champion: Champion | None
+    broken: dict[str, str]
+    version: str = ""
+    """Set where it was promoted."""
+
+    @property
+    def is_champion(self) -> bool:
+        return is_champion(self.candidate, self.champion)
+
+
+def standings(tracker: Tracker, cohorts: list[str]) -> list[Standing]:
+    """Every personal adapter of the cohorts under the rule. Raises TrackingError where the registry cannot be read."""
+    found = [(cohort, candidates(tracker.project, cohort)) for cohort in cohorts]
+    embedded = tracker.project.private / "mlflow" / "mlflow.db"
+    # no need to make a store to learn that it is empty
+    registry = Registry(tracker) if tracker.settings.uri or embedded.exists() else None
+    listed = []
+    for cohort, ones in found:
+        champions = registry.champions(cohort) if registry and ones else {}
+        listed += [Standing(one, champions.get(one.user), broken(one, champions.get(one.user))) for one in ones]
+    return listed
+
+
+def promote(
+    tracker: Tracker,
+    cohort: str,
+    user: str | None = None,
+    *,
+    dry_run: bool = False,
+    tell: Callable[[Standing], None] = lambda standing: None,
+) -> list[Standing]:
+    """Apply the rule to one user's adapter, or to all of a cohort's, and make champions of those that it takes.
+
+    An adapter that no run carries is refused like one that the rule does not take (condition ``run``); ``tell`` gets each
+    outcome as it comes. ``dry_run`` registers nothing. Raises InputError where there is no such adapter, TrackingError.
+    """
+    found = candidates(tracker.project, cohort)
+    chosen = [one for one in found if user in (None, one.user)]
+    if not chosen:
+        known = ", ".join(one.name for one in found[:10]) or "none"
+        raise InputError(
+            f"{cohort}/{user or '*'}: no such adapter. Adapters of {cohort}: {known}. `dvc repro` trains them."
+        )
+    tracker.send()  # what waits in the spool may be the run that carries the adapter
+    registry = Registry(tracker)
+    champions, outcomes = registry.champions(cohort), []
+    lines = lineage_tags(tracker.project.root)
+    for one in chosen:
+        champion = champions.get(one.user)
+        standing = Standing(one, champion, broken(one, champion))
+        if not standing.broken and not standing.is_champion:
+            run = registry.run_of(one)
+            if isinstance(run, str):
+                standing = Standing(one, champion, {"run": run})
+            else:
+                tags = _tags_of(one, champion, lines)
+                version = "" if dry_run else registry.crown(one, run, champion, tags)
+                standing = Standing(one, champion, {}, version)
+        outcomes.append(standing)
+        tell(standing)
+    return outcomes
+
+
+def _tags_of(one: Candidate, champion: Champion | None, lines: dict[str, str]) -> dict[str, str]:
+    """Why it was promoted, by which rule, from which figures and code; names no user."""
+    assert one.figures is not None and one.base_figures is not None  # the rule took it
+    why = f"{one.figures} on {one.test_utterances} held-out utterances, the base {one.base_figures}"
+    if champion is not None:
+        told = champion.retrain or str(champion.figures)
+        why += f", the champion before (version {champion.version}) {told}"
+    return {
+        "rule": str(RULE_VERSION),
+        "decision": "promoted",
+        "why": why,
+        "adapter_sha256": one.file_sha256,
+        "base_sha256": one.base_sha256,
+        "held_out_sha256": one.held_out_sha256,
+        "wer": repr(one.figures.wer),
+        "cer": repr(one.figures.cer),
+        "base_wer": repr(one.base_figures.wer),
+        "base_cer": repr(one.base_figures.cer),
+        "test_utterances": str(one.test_utterances),
+        "adapter_bytes": str(one.adapter_bytes),
+        "champion_before": champion.version if champion else "none",
+        "trained_git_commit": one.trained_git_commit,
+        "trained_data_md5": one.trained_data_md5,
+        "promoted_by": lines["mlflow.user"],
+        **{key: lines[key] for key in ("git_commit", "git_dirty", "data_md5")},
+    }

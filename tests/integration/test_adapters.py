@@ -1,0 +1,345 @@
+"""Personal adapters listed and promoted: the stages' own files and records, a real embedded store, a real server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline.project import Project
+from pipeline.tracking.promotion import broken, candidates
+from pipeline.tracking.registry import Registry, promote, standings
+from pipeline.tracking.store import create_embedded
+from pipeline.tracking.tracker import Tracker
+from stages.atomic import sha256_file, write_json
+from stages.errors import InputError, TrackingError
+from tests.helpers_adapters import (
+    FAIR,
+    GOOD,
+    another_base,
+    build,
+    compute,
+    context_of,
+    relabel,
+    set_params,
+    withhold,
+)
+from tests.integration.test_tracking_mlflow import free_port, server
+
+pytestmark = pytest.mark.integration
+
+ANN = "edgealign.home.ann"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with three adapters whose runs wait in the spool, and an empty store beside it."""
+    folder = tmp_path_factory.mktemp("adapters")
+    build(folder / "project")
+    create_embedded(folder / "mlflow.db", folder / "artifacts")
+    return folder
+
+
+@pytest.fixture
+def untracked(made: Path, tmp_path: Path) -> Project:
+    """A copy of the project, without a store."""
+    shutil.copytree(made / "project", tmp_path / "project")
+    return Project(tmp_path / "project")
+
+
+@pytest.fixture
+def project(made: Path, untracked: Project) -> Project:
+    """A copy of the project with an empty store."""
+    (untracked.private / "mlflow").mkdir()
+    shutil.copy(made / "mlflow.db", untracked.private / "mlflow")
+    return untracked
+
+
+def tracker_of(project: Project) -> Tracker:
+    return context_of(project).tracker
+
+
+def client_of(project: Project) -> Any:
+    from mlflow import MlflowClient
+
+    uri = tracker_of(project).uri
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def entry(project: Project, user: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(project.evaluation("home").read_text())["users"][user]
+    return found
+
+
+def test_what_the_rule_takes_is_registered_with_its_reasons(project: Project) -> None:
+    ann, bob, cid = promote(tracker_of(project), "home")
+    assert [ann.version, bob.version, cid.version] == ["1", "1", ""]
+    assert [list(one.broken) for one in (ann, bob, cid)] == [[], [], ["better"]]
+    assert f"{entry(project, 'cid')['base']['wer']:.4f}" in cid.broken["better"]
+    client = client_of(project)
+    assert {model.name for model in client.search_registered_models()} == {ANN, "edgealign.home.bob"}
+    model, version = client.get_registered_model(ANN), client.get_model_version_by_alias(ANN, "champion")
+    assert {alias: str(number) for alias, number in model.aliases.items()} == {"champion": "1"}
+    # what an erasure looks for
+    assert {"cohort": "home", "user": "ann"}.items() <= dict(model.tags).items()
+    assert {"cohort": "home", "user": "ann"}.items() <= dict(version.tags).items()
+    digest = sha256_file(project.adapters("home") / "ann" / "adapter.safetensors")
+    found = entry(project, "ann")
+    assert float(version.tags["wer"]) == found["personal"]["wer"] < found["base"]["wer"]
+    assert float(version.tags["base_wer"]) == found["base"]["wer"]
+    assert (version.tags["rule"], version.tags["decision"]) == ("1", "promoted")
+    assert {"git_commit", "data_md5", "trained_git_commit", "trained_data_md5", "why"} <= set(version.tags)
+    assert version.tags["adapter_sha256"] == digest
+    run = client.get_run(version.run_id)
+    assert (run.data.tags["stage"], run.data.tags["user"]) == ("personalize", "ann")
+    assert version.source == f"{run.info.artifact_uri}/adapter"
+    path = client.download_artifacts(version.run_id, "adapter/adapter.safetensors")
+    assert sha256_file(Path(path)) == digest
+    assert tracker_of(project).spool.waiting() == []  # sent first: the run has to be there
+
+    again = promote(tracker_of(project), "home", "ann")
+    assert [one.is_champion for one in again] == [True]
+    assert len(client.search_model_versions(f"name = '{ANN}'")) == 1
+
+
+def test_a_better_one_follows_a_worse_one_does_not_and_moving_the_alias_back_undoes_it(project: Project) -> None:
+    client = client_of(project)
+    promote(tracker_of(project), "home", "ann")
+    fair = (project.adapters("home") / "ann" / "adapter.safetensors").read_bytes()
+    set_params(project, personalize=GOOD)
+    compute(project)
+    [better] = promote(tracker_of(project), "home", "ann")
+    assert better.version == "2"
+
+    def aliases() -> dict[str, str]:
+        return {alias: str(version) for alias, version in client.get_registered_model(ANN).aliases.items()}
+
+    assert aliases() == {"champion": "2", "previous": "1"}
+    assert client.get_model_version(ANN, "2").tags["champion_before"] == "1"
+
+    set_params(project, personalize=FAIR)
+    compute(project)
+    assert (project.adapters("home") / "ann" / "adapter.safetensors").read_bytes() == fair
+    [worse] = promote(tracker_of(project), "home", "ann")
+    assert list(worse.broken) == ["champion"]
+    assert "version 2" in worse.broken["champion"]
+    assert aliases() == {"champion": "2", "previous": "1"}
+
+    client.set_registered_model_alias(ANN, "champion", "1")
+    [back] = promote(tracker_of(project), "home", "ann")
+    assert back.is_champion
+    set_params(project, personalize=GOOD)
+    compute(project)
+    [forth] = promote(tracker_of(project), "home", "ann")
+    assert forth.version == "2"  # the same adapter from the same run is not registered twice
+    assert aliases() == {"champion": "2", "previous": "1"}
+
+    # a person was erased from whom the champion learned: it holds nobody back
+    client.set_model_version_tag(ANN, "2", "retrain", "erasure e-1")
+    set_params(project, personalize=FAIR)
+    compute(project)
+    [instead] = promote(tracker_of(project), "home", "ann")
+    assert instead.version == "1"
+    assert aliases() == {"champion": "1", "previous": "2"}
+
+
+def test_a_dry_run_registers_nothing(project: Project) -> None:
+    ann, bob, cid = promote(tracker_of(project), "home", dry_run=True)
+    assert [list(one.broken) for one in (ann, bob, cid)] == [[], [], ["better"]]
+    assert {ann.version, bob.version} == {""}
+    assert client_of(project).search_registered_models() == []
+
+
+def test_an_adapter_that_no_run_carries_is_refused(project: Project) -> None:
+    """A second clone that pulled the adapter, with a store of its own."""
+    shutil.rmtree(project.private / "spool")
+    [ann] = promote(tracker_of(project), "home", "ann")
+    assert list(ann.broken) == ["run"]
+    assert "tracking.uri" in ann.broken["run"]
+    assert client_of(project).search_registered_models() == []
+
+
+def test_a_run_whose_files_were_changed_is_refused(project: Project) -> None:
+    tracker = tracker_of(project)
+    assert tracker.send().waiting == 0
+    stored = (project.private / "mlflow" / "artifacts").rglob("adapter.safetensors")
+    digest = sha256_file(project.adapters("home") / "ann" / "adapter.safetensors")
+    [mine] = [path for path in stored if sha256_file(path) == digest]
+    content = mine.read_bytes()
+    mine.unlink()  # it may be a link to the project's own file
+    mine.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    ann, bob, _ = promote(tracker, "home")
+    assert list(ann.broken) == ["run"]
+    assert "not these" in ann.broken["run"].replace("\n", " ")
+    assert bob.version == "1"
+
+
+def drop(path: Path) -> None:
+    path.unlink()
+
+
+def edit(path: Path, change: Callable[[Any], None]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    write_json(path, content)
+
+
+def first(project: Project, kind: str) -> str:
+    """An utterance of ann that trained or is held out."""
+    record = json.loads((project.adapters("home") / "ann" / "adapter.json").read_text())
+    return str(record[f"{kind}_utterances"][0])
+
+
+def swap(project: Project) -> None:
+    """Bob's adapter in ann's place, hashes and all."""
+    target = project.adapters("home") / "ann"
+    shutil.rmtree(target)
+    shutil.copytree(project.adapters("home") / "bob", target)
+
+
+def mark(project: Project) -> None:
+    digest = sha256_file(project.adapters("home") / "ann" / "adapter.safetensors")
+    write_json(
+        project.root / "data" / "erasures" / "e-1.json",
+        {"recordings": {}, "retrain": [{"sha256": digest, "kind": "personal"}]},
+    )
+
+
+FAULTS: dict[str, tuple[Callable[[Project], Any], dict[str, list[str]]]] = {
+    "weights gone": (
+        lambda p: drop(p.adapters("home") / "ann" / "adapter.safetensors"),
+        {"ann": ["weights"], "bob": []},
+    ),
+    "weights changed": (
+        lambda p: (p.adapters("home") / "ann" / "adapter.safetensors").write_bytes(b"other"),
+        {"ann": ["weights"], "bob": []},
+    ),
+    "record cut off": (
+        lambda p: (p.adapters("home") / "ann" / "adapter.json").write_text('{"kind": "pers'),
+        {"ann": ["record"], "bob": []},
+    ),
+    "record of another form": (
+        lambda p: (p.adapters("home") / "ann" / "adapter.json").write_text("[]"),
+        {"ann": ["record"], "bob": []},
+    ),
+    "another user's adapter": (swap, {"ann": ["record"], "bob": []}),
+    "another base": (another_base, {"ann": ["base"], "bob": ["base"]}),
+    "no base": (lambda p: shutil.rmtree(p.base_adapter), {"ann": ["base"], "bob": ["base"]}),
+    "no evaluation": (lambda p: drop(p.evaluation("home")), {"ann": ["judged"], "bob": ["judged"]}),
+    "evaluation cut off": (
+        lambda p: p.evaluation("home").write_text('{"users": {"ann"'),
+        {"ann": ["judged"], "bob": ["judged"]},
+    ),
+    "not in the evaluation": (
+        lambda p: edit(p.evaluation("home"), lambda found: found["users"].pop("ann")),
+        {"ann": ["judged"], "bob": []},
+    ),
+    "evaluation of an older adapter": (
+        lambda p: edit(p.evaluation("home"), lambda found: found["users"]["ann"].update(adapter_sha256="0" * 64)),
+        {"ann": ["judged"], "bob": []},
+    ),
+    "a held-out text corrected": (
+        lambda p: relabel(p, first(p, "held_out"), text="echo alpha"),
+        {"ann": ["judged"], "bob": []},
+    ),
+    "a held-out label taken back": (
+        lambda p: relabel(p, first(p, "held_out"), accepted=False),
+        {"ann": ["judged"], "bob": []},
+    ),
+    "a training label taken back": (
+        lambda p: relabel(p, first(p, "train"), accepted=False, text=None, reason="no consent: it is withheld"),
+        {"ann": ["consent"], "bob": []},
+    ),
+    "consent taken back, labels not made again": (
+        lambda p: withhold(p, first(p, "train")),
+        {"ann": ["consent"], "bob": []},
+    ),
+    "no labels": (lambda p: drop(p.labels("home")), {"ann": ["labels"], "bob": ["labels"]}),
+    "no recordings": (lambda p: shutil.rmtree(p.cohort("home")), {"ann": ["consent"], "bob": ["consent"]}),
+    "a person erased from whom it learned": (mark, {"ann": ["erasure"], "bob": []}),
+    "nothing": (lambda p: None, {"ann": [], "bob": []}),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_wrong_breaks_its_condition_and_no_other_adapters(untracked: Project, fault: str) -> None:
+    spoil, expected = FAULTS[fault]
+    spoil(untracked)
+    found = {one.user: list(broken(one, None)) for one in candidates(untracked, "home")}
+    assert {user: found[user] for user in expected} == expected
+
+
+def test_the_command_line(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.cli import app
+
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(app, ["adapters", *arguments])
+
+    monkeypatch.chdir(project.root)
+    monkeypatch.setenv("COLUMNS", "200")
+    refused = run("promote", "home/cid")
+    assert refused.exit_code == 1
+    assert "home/cid: refused\n  better: WER" in refused.output
+    trial = run("promote", "home/ann", "--dry-run")
+    assert (trial.exit_code, "would be promoted" in trial.output) == (0, True)
+    assert "home/ann: promoted, version 1 is the champion" in run("promote", "home/ann").output
+    everybody = run("promote", "--all", "home")
+    assert everybody.exit_code == 0
+    assert "home/ann: is the champion already (version 1)" in everybody.output
+    assert "home/bob: promoted" in everybody.output
+    assert "2 of 3 adapters are champions." in everybody.output
+
+    listed = json.loads(run("list", "--json").output)
+    assert [(one["user"], one["champion"], one["may_be_promoted"]) for one in listed] == [
+        ("ann", True, False),
+        ("bob", True, False),
+        ("cid", False, False),
+    ]
+    figures = entry(project, "ann")
+    assert (listed[0]["base_wer"], listed[0]["wer"]) == (figures["base"]["wer"], figures["personal"]["wer"])
+    assert listed[0]["adapter_bytes"] == (project.adapters("home") / "ann" / "adapter.safetensors").stat().st_size
+    table = run("list").output
+    [row] = [line for line in table.splitlines() if line.split()[:1] == ["home/ann"]]
+    assert f"{figures['base']['wer']:.3f}" in row
+    assert "is champion" in row
+    assert "no: better: WER" in table
+    for wrong in ([], ["home"], ["home/"], ["home/ann", "--all", "home"], ["home/zoe"], ["--all", "far"]):
+        failed = run("promote", *wrong)
+        assert isinstance(failed.exception, InputError), wrong
+    assert "home/ann, home/bob, home/cid" in str(run("promote", "home/zoe").exception)
+
+
+def test_listing_makes_no_store(untracked: Project) -> None:
+    found = standings(tracker_of(untracked), ["home"])
+    assert [(one.candidate.user, list(one.broken)) for one in found] == [("ann", []), ("bob", []), ("cid", ["better"])]
+    assert not (untracked.private / "mlflow").exists()
+
+
+def test_a_server_keeps_the_champions_and_one_that_is_away_is_told(untracked: Project, tmp_path: Path) -> None:
+    port = free_port()
+    set_params(untracked, tracking={"uri": f"http://127.0.0.1:{port}", "experiment": "team/speech"})
+    for call in (lambda t: promote(t, "home"), lambda t: standings(t, ["home"])):
+        with pytest.raises(TrackingError, match=str(port)):
+            call(tracker_of(untracked))
+    with server(tmp_path, port):
+        ann, bob, cid = promote(tracker_of(untracked), "home")  # the spool went out first
+        assert [ann.version, bob.version, cid.version] == ["1", "1", ""]
+        champions = Registry(tracker_of(untracked)).champions("home")
+        assert {user: one.version for user, one in champions.items()} == {"ann": "1", "bob": "1"}
+        version = client_of(untracked).get_model_version_by_alias("team-speech.home.ann", "champion")
+        path = client_of(untracked).download_artifacts(version.run_id, "adapter/adapter.safetensors")
+        assert sha256_file(Path(path)) == ann.candidate.file_sha256
+
+
+def test_a_port_that_nobody_listens_at_is_told_at_once(untracked: Project) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        set_params(untracked, tracking={"uri": f"http://127.0.0.1:{probe.getsockname()[1]}"})
+        with pytest.raises(TrackingError, match="Connection refused"):
+            standings(tracker_of(untracked), ["home"])
