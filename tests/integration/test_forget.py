@@ -77,8 +77,8 @@ def record_runs(world: World) -> None:
     experiment = client.get_experiment_by_name("edgealign")
     for user in (SLUG, "ann"):
         [run] = client.search_runs([experiment.experiment_id], f"tags.user = '{user}' and tags.cohort = 'home'")
-        name = f"home-{user}"
-        client.create_registered_model(name)
+        name = f"edgealign.home.{user}"
+        client.create_registered_model(name, {"cohort": "home", "user": user})
         version = client.create_model_version(name, f"{run.info.artifact_uri}/adapter", run.info.run_id)
         client.set_registered_model_alias(name, "champion", version.version)
     assert tracker.spool.waiting() == []
@@ -434,7 +434,7 @@ def test_mlflow_keeps_the_others_and_marks_what_learned_from_the_person(forgotte
     assert base["tags"]["retrain"].startswith("erasure ")
     names = json.loads(base["files"]["adapter/adapter.json"])["train_utterances"]
     assert sum(name.startswith(("ann-", "bob-", "zoe-")) for name in names) == len(names) > 8
-    assert found["models"] == ["home-ann"]
+    assert found["models"] == ["edgealign.home.ann"]
 
 
 def test_a_dry_run_and_a_refusal_change_nothing(world: World) -> None:

@@ -14,10 +14,13 @@ import pytest
 from pipeline.cohorts.erasure.artifacts import clean_record
 from pipeline.cohorts.erasure.content import Notes, blob_of, holds, kind_of, manifest_of, quarantined, read_kind
 from pipeline.cohorts.erasure.data import drop_rows, without
+from pipeline.cohorts.erasure.forget import forget_user
 from pipeline.cohorts.erasure.person import Matcher, Person, forms, is_loud
 from pipeline.cohorts.erasure.state import Erasure, unfinished
 from pipeline.cohorts.erasure.stores import busy, object_id
 from pipeline.cohorts.erasure.tombstones import adapters_to_retrain, erased_objects, erased_recordings, retrain_notice
+from pipeline.cohorts.index import read_index
+from pipeline.cohorts.store import read_cohort
 from pipeline.project import Project
 from stages.atomic import sha256_bytes, write_json
 from stages.audio import encode_flac
@@ -25,6 +28,8 @@ from stages.consent import make_consent
 from stages.errors import EdgealignError, InputError
 from stages.schema import FEATURES, write_table
 from stages.shards import ShardItem, pack_shard
+from tests.helpers_cohorts import make_project
+from tests.helpers_erasure import SLUG, Traces, World, search, write_cohort
 
 
 def person(slug: str = "may", **changes: Any) -> Person:
@@ -323,3 +328,23 @@ def test_an_adapter_is_marked_until_it_is_trained_again(tmp_path: Path) -> None:
     assert retrain_notice(project)[0].startswith("base: ")
     write_json(record, {"weights_sha256": "new"})
     assert retrain_notice(project) == []
+
+
+def test_a_project_without_dvc_and_mlflow_is_cleaned_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    project = make_project(World(tmp_path).project.root)
+    for cohort in ("home", "solo"):
+        write_cohort(project, cohort)
+    params = project.root / "params.yaml"
+    params.write_text(
+        params.read_text(encoding="utf-8").replace("cohorts: [", "cohorts: [home, solo, ", 1), encoding="utf-8"
+    )
+    assert search(tmp_path, Traces((SLUG,), ()))
+    result = forget_user(project, SLUG, confirm=lambda question: True, tell=lambda line: None)
+    assert (result.left, search(tmp_path, Traces((SLUG,), ()))) == ([], [])
+    assert not project.cohort("solo").exists()
+    assert "solo" not in params.read_text(encoding="utf-8")
+    assert sorted(read_cohort(project.cohort("home")).users) == ["ann", "bob", "zoe"]
+    assert set(read_index(project.cohort("home")).column("user").to_pylist()) == {"ann", "bob", "zoe"}
+    with pytest.raises(InputError, match="in no cohort"):
+        forget_user(project, SLUG, confirm=lambda question: True, tell=lambda line: None)

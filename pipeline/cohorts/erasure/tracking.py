@@ -228,8 +228,11 @@ def _look_at_models(store: TrackingStore, erasure: Erasure, found: Found) -> Non
             kept.add(version.name)
     emptied = {name for name, _ in found.versions} - kept
     for model in _pages(lambda token: client.search_registered_models(page_token=token)):
-        told = [model.name, model.description or "", *dict(model.tags or {}).values()]
-        if model.name in emptied or (model.name not in kept and _names(matcher, told)):
+        tags = dict(model.tags or {})
+        own = matcher.is_user(tags.get("user"), tags.get("cohort")) or _names(
+            matcher, [model.name, model.description or "", *tags.values()]
+        )
+        if model.name in emptied or (own and model.name not in kept):
             found.models.append(model.name)
 
 

@@ -35,7 +35,7 @@ def check_data(repo: Any) -> None:
     """Raises InputError where data/ is not what data.dvc says: an erasure would put an old version over a newer one."""
     for stage in repo.index.stages:
         for out in stage.outs if stage.is_data_source else []:
-            if out.def_path == "data" and out.hash_info and out.changed_checksum():
+            if out.def_path == "data" and out.hash_info and (not out.exists or out.changed_checksum()):
                 raise InputError(
                     "data/ is not what data.dvc says, as after `git pull` or `git checkout` alone. Run `dvc pull` (or, where "
                     "data/ was changed on purpose, `dvc add data`), and this command again."
