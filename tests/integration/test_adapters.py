@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import shutil
 import socket
@@ -96,6 +97,8 @@ def test_what_the_rule_takes_is_registered_with_its_reasons(project: Project) ->
     assert (version.tags["rule"], version.tags["decision"]) == ("1", "promoted")
     assert {"git_commit", "data_md5", "trained_git_commit", "trained_data_md5", "why"} <= set(version.tags)
     assert version.tags["adapter_sha256"] == digest
+    # erasing whoever promoted it must not take this user's version along
+    assert getpass.getuser() not in version.tags.values()
     run = client.get_run(version.run_id)
     assert (run.data.tags["stage"], run.data.tags["user"]) == ("personalize", "ann")
     assert version.source == f"{run.info.artifact_uri}/adapter"

@@ -192,6 +192,25 @@ def test_every_run_is_in_mlflow_with_its_lineage(spoken_project: Checkout) -> No
     assert len(client.get_metric_history(ann.info.run_id, "loss")) == 5
 
 
+def test_adapters_are_promoted_by_the_rule(spoken_project: Checkout) -> None:
+    """Two epochs on five voices may give no adapter that helps: what the rule takes is champion, what it refuses is not."""
+
+    def listed() -> dict[str, dict]:
+        return {one["user"]: one for one in json.loads(spoken_project.edgealign("adapters", "list", "--json").stdout)}
+
+    before = listed()
+    assert set(before) == {"ann", "bob", "cid", "dot", "eve"}
+    better = {user for user, one in before.items() if (one["wer"], one["cer"]) < (one["base_wer"], one["base_cer"])}
+    assert {user for user, one in before.items() if one["may_be_promoted"]} == better
+    assert [
+        one["broken"] for user, one in before.items() if user not in better and list(one["broken"]) != ["better"]
+    ] == []
+    done = spoken_project.edgealign("adapters", "promote", "--all", "home", check=False)
+    assert done.returncode == (0 if better else 1)
+    assert f"{len(better)} of 5 adapters are champions." in done.stdout
+    assert {user for user, one in listed().items() if one["champion"]} == better
+
+
 def test_an_adapter_answers(spoken_project: Checkout) -> None:
     recording = spoken_project.folder.parent / "recordings" / "ann-00.wav"
     heard = spoken_project.edgealign("transcribe", str(recording), "--user", "ann")
