@@ -280,6 +280,7 @@ def list_cohorts() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from pipeline.cohorts.erasure.tombstones import retrain_notice
     from pipeline.cohorts.store import read_cohort
     from pipeline.project import Project
     from pipeline.settings import load_settings
@@ -299,6 +300,8 @@ def list_cohorts() -> None:
         figures = (len(record.users), record.utterances, f"{record.seconds / 60:.1f}", untold)
         table.add_row(name, *map(str, figures), used)
     Console().print(table)
+    for line in retrain_notice(project):
+        typer.echo(line)
 
 
 @app.command()
