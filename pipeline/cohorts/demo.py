@@ -265,9 +265,12 @@ def make_demo(project_root: Path, workers: int | None = None, say: Callable[[str
         total = sum(len(user.speeches) for user in users)
         with claim(project, name) as folder, progress(f"speak {name}", total, "utterances") as advance:
             shutil.rmtree(folder / "final", ignore_errors=True)  # what a kill left
-            items = speak_cohort(users, workers or min(4, os.cpu_count() or 1), advance)
-            full = build(folder / "final", record, items, {})
-            publish(folder / "final", project.cohort(name))
+            try:
+                items = speak_cohort(users, workers or min(4, os.cpu_count() or 1), advance)
+                full = build(folder / "final", record, items, {})
+                publish(folder / "final", project.cohort(name))
+            finally:
+                shutil.rmtree(folder / "final", ignore_errors=True)
         made.append(name)
         say(f"{name}: {full.utterances} utterances of {len(full.users)} speakers, {full.seconds / 60:.1f} min")
     if made:
