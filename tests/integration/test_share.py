@@ -11,6 +11,7 @@ import pytest
 import yaml
 from helpers_cohorts import ROOT, hashes, make_recordings
 
+from pipeline.cohorts.share import ATTRIBUTES
 from pipeline.cohorts.store import read_cohort
 from pipeline.settings import load_settings
 
@@ -33,11 +34,14 @@ stages:
       python -c "import pathlib; print('ran report');
       found = sorted(str(p) for p in pathlib.Path('artifacts/features').rglob('*.txt'));
       pathlib.Path('metrics').mkdir(exist_ok=True);
-      pathlib.Path('metrics/summary.json').write_text(str(len(found)))"
+      pathlib.Path('metrics/summary.json').write_text(str(len(found)));
+      pathlib.Path('plots').mkdir(exist_ok=True);
+      pathlib.Path('plots/found.csv').write_text(str(found))"
     deps: [artifacts/features]
     params: [cohorts]
     metrics:
       - metrics/summary.json: {cache: false}
+    outs: [plots]
 """
 
 
@@ -191,7 +195,8 @@ def test_a_setting_that_both_changed_is_a_conflict_and_the_lists_are_merged_all_
 
 def test_the_same_cohort_changed_on_both_branches_is_a_conflict_that_names_it(first: Clone) -> None:
     other = cloned(first, "second")
-    for clone, user in ((first, "eve"), (other, "fay")):
+    for clone, user, name in ((first, "eve", "away"), (other, "fay", "work")):
+        clone.add(name, [name])
         more = make_recordings(clone.folder.parent / f"more-{user}", [user], 2, first=len(user) + ord(user[0]))
         clone.cohort("append", "home", "--audio", str(more))
         clone.commit(user)
@@ -205,11 +210,16 @@ def test_the_same_cohort_changed_on_both_branches_is_a_conflict_that_names_it(fi
     assert "UU data.dvc" in other.git("status", "--porcelain").stdout
     assert (other.folder / "data.dvc").read_text(encoding="utf-8") == before  # nothing half merged
     # the remedy that it names works
-    other.git("checkout", "--theirs", "data.dvc")
+    said = merged.stderr + merged.stdout
+    other.run(*next(line for line in said.splitlines() if "checkout --merge" in line).split())
     other.dvc("pull", "data.dvc")
     assert "eve" in read_cohort(other.path("home")).users
+    assert {"away", "work"} <= {path.name for path in other.path("home").parent.iterdir()}  # what was in no conflict
     other.cohort("append", "home", "--audio", str(other.folder.parent / "more-fay"))
     assert {"eve", "fay"} <= set(read_cohort(other.path("home")).users)
+    other.git("add", "data.dvc")
+    other.commit("merged")
+    assert other.git("ls-files", "--unmerged").stdout == ""
 
 
 def test_without_the_driver_git_falls_back_to_a_plain_conflict(first: Clone) -> None:
@@ -248,6 +258,32 @@ def test_share_says_what_is_missing(tmp_path: Path) -> None:
     clone.dvc("init", "--quiet")
     (tmp_path / "file").touch()
     assert "cannot be written" in clone.run(*share, str(tmp_path / "file" / "store"), check=False).stderr
-    refused = clone.run(*share, "s3://nobody/there", check=False)
-    assert refused.returncode == 1
-    assert "pip install 'dvc[s3]'" in refused.stderr
+    assert "no DVC remote yet" in clone.run(*share).stdout
+    clone.dvc("remote", "add", "--default", "mine", "/somewhere")
+    before = (tmp_path / ".dvc" / "config").read_bytes()
+    for local in ([], ["--local"]):
+        refused = clone.run(*share, *local, "s3://nobody/there", check=False)
+        assert refused.returncode == 1
+        assert "pip install 'dvc[s3]'" in refused.stderr
+        assert (tmp_path / ".dvc" / "config").read_bytes() == before  # a remote that does not work is not noted
+        assert not (tmp_path / ".dvc" / "config.local").exists()
+
+
+def test_share_again_keeps_the_remotes_options(tmp_path: Path) -> None:
+    clone = Clone(tmp_path / "project")
+    clone.folder.mkdir()
+    (clone.folder / "params.yaml").write_text((ROOT / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    (clone.folder / "dvc.yaml").write_text(GRAPH, encoding="utf-8")
+    clone.git("init", "--quiet")
+    clone.dvc("init", "--quiet")
+    said = clone.cohort("share", "../one")
+    assert said.splitlines()[-1].startswith("next: dvc push, then git add .dvc/config .gitattributes params.yaml &&")
+    clone.dvc("remote", "modify", "store", "verify", "true")
+    first = (clone.folder / ".dvc" / "config").read_text(encoding="utf-8")
+    clone.cohort("share", "../one")
+    assert (clone.folder / ".dvc" / "config").read_text(encoding="utf-8") == first
+    clone.cohort("share", "../two")
+    assert (clone.folder / ".dvc" / "config").read_text(encoding="utf-8") == first.replace("/one", "/two")
+    assert [path for path in (tmp_path / "two").rglob("*") if path.is_file()] == []  # nothing of the trial is left
+    lines = (clone.folder / ".gitattributes").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len(set(lines)) == len(ATTRIBUTES)

@@ -10,6 +10,7 @@ from helpers_cohorts import ROOT, make_project
 
 from pipeline.cohorts.merge import merge_lock, merge_params, three_way
 from pipeline.settings import Settings
+from stages.errors import EdgealignError
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_settings_changed_on_both_sides_are_marked_and_the_lists_are_merged(tmp_
     assert "choose between the marks" in said[0]
 
 
-def test_a_stage_that_both_ran_is_left_to_be_run_again(tmp_path: Path) -> None:
+def test_of_a_stage_that_both_ran_ours_stays_for_dvc_to_compare(tmp_path: Path) -> None:
     stages = (
         {"features@a": {"md5": 1}, "report": {"md5": 1}},
         {"features@a": {"md5": 1}, "features@b": {"md5": 2}, "report": {"md5": 2}},
@@ -89,6 +90,59 @@ def test_a_stage_that_both_ran_is_left_to_be_run_again(tmp_path: Path) -> None:
     merged = yaml.safe_load(ours.read_text(encoding="utf-8"))
     assert merged == {
         "schema": "2.0",
-        "stages": {"features@a": {"md5": 1}, "features@b": {"md5": 2}, "features@c": {"md5": 3}},
+        "stages": {
+            "features@a": {"md5": 1},
+            "features@b": {"md5": 2},
+            "features@c": {"md5": 3},
+            "report": {"md5": 2},
+        },
     }
     assert "report" in said[0]
+
+
+def test_a_lock_keeps_what_another_writer_of_yaml_would_change(tmp_path: Path) -> None:
+    from dvc.utils.serialize import dumps_yaml, loads_yaml
+
+    stage = {
+        "params": {"params.yaml": {"a": "yes", "b": "0o17", "c": 1e-05, "d": None}},
+        "md5": "1234e5",
+        "nul": "null",
+    }
+    locks = tuple(
+        dumps_yaml({"schema": "2.0", "stages": stages})
+        for stages in ({"old": stage}, {"old": stage, "ours": stage}, {"old": stage, "theirs": stage})
+    )
+    ancestor, ours, theirs = write(tmp_path, locks)
+    assert merge_lock(make_project(tmp_path / "p"), ancestor, ours, theirs, lambda line: None)
+    assert loads_yaml(ours.read_text(encoding="utf-8"))["stages"] == {"old": stage, "ours": stage, "theirs": stage}
+
+
+def test_a_lock_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    ancestor, ours, theirs = write(tmp_path, ("", "stages: {a: {}}\n", "stages: [\n"))
+    with pytest.raises(EdgealignError, match=r"git checkout --ours dvc\.lock"):
+        merge_lock(make_project(tmp_path / "p"), ancestor, ours, theirs, lambda line: None)
+    assert ours.read_text(encoding="utf-8") == "stages: {a: {}}\n"
+
+
+def test_a_layout_that_differs_from_what_is_written_is_no_change(tmp_path: Path) -> None:
+    """Theirs has all the names already; left as it is, its odd line would stand against the line below that ours changed."""
+
+    def odd(text: str) -> str:
+        changed = text.replace("  method: shira  ", "  method:   shira  ")
+        assert changed != text
+        return changed
+
+    texts = (odd(params("a", "a")), odd(params("a", "a", "0.02")), odd(params("a, b", "a, b")))
+    ancestor, ours, theirs = write(tmp_path, texts)
+    assert merge_params(make_project(tmp_path / "p"), ancestor, ours, theirs, lambda line: None)
+    settings = Settings.model_validate(yaml.safe_load(ours.read_text(encoding="utf-8")))
+    assert (settings.cohorts, settings.personalize.density) == (["a", "b"], 0.02)
+
+
+@pytest.mark.parametrize("broken", ["cohorts: [a\n", "cohorts: a\n", "- a\n"])
+def test_settings_that_cannot_be_read_are_merged_as_text(tmp_path: Path, broken: str) -> None:
+    ancestor, ours, theirs = write(tmp_path, (params("a", "a"), params("a, b", "a"), broken))
+    said: list[str] = []
+    assert not merge_params(make_project(tmp_path / "p"), ancestor, ours, theirs, said.append)
+    assert "<<<<<<< ours" in ours.read_text(encoding="utf-8")
+    assert "cannot be read" in said[0]
