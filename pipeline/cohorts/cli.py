@@ -104,7 +104,7 @@ def add(
     lists = list_in_params(project, name, base, personal)
     if lists:
         typer.echo(f"params.yaml: added to {', '.join(lists)}")
-    track_with_dvc(project, typer.echo)
+    track_with_dvc(project, typer.echo, [name])
     typer.echo("next: dvc repro")
 
 
@@ -140,7 +140,7 @@ def append(
     append_cohort(project, name, audio, options, settings=settings, dry_run=dry_run, tell=typer.echo)
     if dry_run:
         return
-    track_with_dvc(project, typer.echo)
+    track_with_dvc(project, typer.echo, [name])
     typer.echo("next: dvc repro")
 
 
@@ -226,7 +226,7 @@ def remove(name: str = NAME, yes: bool = YES, dry_run: bool = DRY_RUN) -> None:
     if remove_cohort(
         project, name, dry_run=dry_run, confirm=lambda question: yes or typer.confirm(question), tell=typer.echo
     ):
-        track_with_dvc(project, typer.echo)
+        track_with_dvc(project, typer.echo, [name])
         typer.echo("next: dvc repro; to bring it back: git checkout data.dvc params.yaml && dvc checkout data.dvc")
 
 

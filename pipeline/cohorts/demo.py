@@ -274,7 +274,7 @@ def make_demo(project_root: Path, workers: int | None = None, say: Callable[[str
         made.append(name)
         say(f"{name}: {full.utterances} utterances of {len(full.users)} speakers, {full.seconds / 60:.1f} min")
     if made:
-        track_with_dvc(project, say)
+        track_with_dvc(project, say, made)
     return made
 
 

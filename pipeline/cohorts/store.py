@@ -238,13 +238,20 @@ def edit_lists(text: str, edit: Callable[[str, Any], None]) -> tuple[str, list[s
     return buffer.getvalue(), changed
 
 
-def track_with_dvc(project: Project, say: Callable[[str], None]) -> None:
-    """Record data/ in data.dvc where the project uses DVC. Raises EdgealignError with DVC's own words."""
+def track_with_dvc(project: Project, say: Callable[[str], None], cohorts: Iterable[str] = ()) -> None:
+    """Record data/ in data.dvc where the project uses DVC. Raises EdgealignError with DVC's own words.
+
+    With ``cohorts`` only theirs is recorded anew: others may not be here, as after `git pull` without `dvc pull`, and would
+    leave data.dvc unnoticed.
+    """
     if not (project.root / ".dvc").is_dir():
         return
-    say("dvc add data")
+    targets = [f"data/cohorts/{name}" for name in cohorts] if (project.root / "data.dvc").is_file() else []
+    targets = targets or ["data"]
+    command = f"dvc add {' '.join(targets)}"
+    say(command)
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", "add", "--quiet", "data"],
+        [sys.executable, "-m", "dvc", "add", "--quiet", *targets],
         cwd=project.root,
         check=False,
         capture_output=True,
@@ -252,6 +259,6 @@ def track_with_dvc(project: Project, say: Callable[[str], None]) -> None:
     )
     if done.returncode:
         raise EdgealignError(
-            f"The cohort is in place, but `dvc add data` failed: {done.stderr.strip() or done.stdout.strip()}\n"
-            "Mend the cause and run `dvc add data`."
+            f"The cohort is in place, but `{command}` failed: {done.stderr.strip() or done.stdout.strip()}\n"
+            f"Mend the cause and run `{command}`."
         )

@@ -222,6 +222,27 @@ def test_the_same_cohort_changed_on_both_branches_is_a_conflict_that_names_it(fi
     assert other.git("ls-files", "--unmerged").stdout == ""
 
 
+@pytest.mark.parametrize("command", ["add", "append", "remove"])
+def test_a_command_before_dvc_pull_loses_no_cohort_of_the_others(first: Clone, command: str) -> None:
+    other = cloned(first, "second")
+    first.add("away", ["cid"])
+    first.commit("away")
+    first.dvc("push")
+    first.git("push", "--quiet", "origin", "main")
+    other.git("pull", "--quiet", "--ff-only", "origin", "main")  # and no `dvc pull`
+    if command == "add":
+        other.add("work", ["dot"])
+    elif command == "append":
+        more = make_recordings(other.folder.parent / "more", ["dot"], 2, first=50)
+        other.cohort("append", "home", "--audio", str(more))
+    else:
+        other.cohort("remove", "home", "--yes")
+    other.dvc("pull", "data.dvc")
+    there = {"add": {"away", "home", "work"}, "append": {"away", "home"}, "remove": {"away"}}[command]
+    assert {path.name for path in other.path("home").parent.iterdir()} == there
+    assert hashes(other.path("away")) == hashes(first.path("away"))
+
+
 def test_without_the_driver_git_falls_back_to_a_plain_conflict(first: Clone) -> None:
     other = cloned(first, "second", share=False)
     both_add(first, other)
