@@ -16,7 +16,7 @@ LOCK_HASH := $(shell sha256sum requirements.lock | cut -c1-12)
 READY := $(VENV)/.edgealign-$(LOCK_HASH)
 RUN := PATH="$(VENV)/bin:$$PATH" PYTHONPATH="$(CURDIR)" RAY_USAGE_STATS_ENABLED=0
 
-.PHONY: help env demo test test-fast lint bench lock clean
+.PHONY: help env demo test test-fast lint bench clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
