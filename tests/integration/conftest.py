@@ -1,0 +1,56 @@
+"""Fixtures that more than one file of integration tests uses."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers_erasure import Traces, World, traces_of
+from tests.helpers_forget import Outcome, build, forget, others, put_back
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Traces, Path]:
+    """The world as it was built, in a copy; MLflow keeps absolute paths, so it is always put back to the same place."""
+    folder = tmp_path_factory.mktemp("forget")
+    world = World(folder / "world")
+    build(world)
+    copy = folder / "saved"
+    shutil.copytree(world.folder, copy, symlinks=True)
+    return world, traces_of(world.project), copy
+
+
+@pytest.fixture
+def world(saved: tuple[World, Traces, Path], monkeypatch: pytest.MonkeyPatch) -> World:
+    """The world with everybody in it."""
+    put_back(saved[0], saved[2], monkeypatch)
+    return saved[0]
+
+
+@pytest.fixture(scope="session")
+def after(saved: tuple[World, Traces, Path]) -> tuple[dict[str, dict[str, Any]], Outcome, Path]:
+    """What the others had before the person was forgotten, what was said, and a copy of the world afterwards."""
+    world, _, copy = saved
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        put_back(world, copy, monkeypatch)
+        before, outcome = others(world), forget(world)
+    later = copy.with_name("after")
+    shutil.copytree(world.folder, later, symlinks=True)
+    return before, outcome, later
+
+
+@pytest.fixture
+def forgotten(
+    saved: tuple[World, Traces, Path], after: tuple[Any, Any, Path], monkeypatch: pytest.MonkeyPatch
+) -> World:
+    """The world in which the person was forgotten."""
+    put_back(saved[0], after[2], monkeypatch)
+    return saved[0]
+
+
+@pytest.fixture
+def traces(saved: tuple[World, Traces, Path]) -> Traces:
+    return saved[1]
