@@ -17,6 +17,7 @@ import psutil
 import tenacity
 
 from jetson_agent.node import JetsonNode, detect, virtual_jetson
+from jetson_agent.processes import end_processes
 from stages.errors import ClusterError
 
 logger = logging.getLogger(__name__)
@@ -77,18 +78,7 @@ def end(process: psutil.Popen) -> None:
         family = [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
         return
-    for member in family:
-        try:
-            member.terminate()
-        except psutil.NoSuchProcess:
-            continue
-    _, alive = psutil.wait_procs(family, timeout=GRACE_S)
-    for member in alive:
-        try:
-            member.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(alive, timeout=GRACE_S)
+    end_processes(family, GRACE_S)
 
 
 def supervise(

@@ -19,7 +19,8 @@ from typing import Any
 import psutil
 
 from jetson_agent.node import virtual_jetson
-from pipeline.cluster.runtime import ProcessId, Record, end_processes
+from jetson_agent.processes import end_processes
+from pipeline.cluster.runtime import ProcessId, Record
 
 POLL_S = 1.0
 HEAD_OBJECT_STORE_BYTES = 300_000_000

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from jetson_agent.processes import end_processes
 from stages.atomic import write_json
 from stages.errors import ClusterError
 
@@ -128,22 +129,6 @@ def locked(folder: Path) -> Iterator[None]:
                 return
         finally:
             os.close(handle)
-
-
-def end_processes(processes: list[psutil.Process], grace_s: float = 3.0) -> None:
-    """SIGTERM, then SIGKILL for those that stay. psutil refuses to signal a later process with the same pid."""
-    for process in processes:
-        try:
-            process.terminate()
-        except psutil.Error:
-            continue
-    _, alive = psutil.wait_procs(processes, timeout=grace_s)
-    for process in alive:
-        try:
-            process.kill()
-        except psutil.Error:
-            continue
-    psutil.wait_procs(alive, timeout=grace_s)
 
 
 def clear_stale() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from jetson_agent.processes import end_processes
 from pipeline.cluster import environment, probe, runtime
 from pipeline.cluster.nodes import NodeInfo, living
 from pipeline.owner import owner
@@ -196,7 +197,7 @@ def _start(folder: Path, request: dict[str, object], project: Project) -> runtim
                 return record
             time.sleep(0.05)
         if process.poll() is None:
-            runtime.end_processes([process], grace_s=10.0)
+            end_processes([process], grace_s=10.0)
         log.seek(0)  # by its handle: the keeper removes the folder as it ends
         said = log.read().decode("utf-8", "replace").strip().splitlines()[-20:]
     raise ClusterError(

@@ -71,6 +71,15 @@ def broken_files(draw: st.DrawFn) -> bytes:
     return bytes(content)
 
 
+def read_in_little_memory(content: bytes) -> None:
+    tracemalloc.start()
+    try:
+        read_all(content)
+        assert tracemalloc.get_traced_memory()[1] < MAX_MEMORY_BYTES
+    finally:
+        tracemalloc.stop()
+
+
 def read_all(content: bytes) -> None:
     """Read in every way; an InputError is an answer."""
     for read in (
@@ -97,12 +106,7 @@ def read_all(content: bytes) -> None:
 @example(b"ID3\x04\0\0\x7f\x7f\x7f\x7f")
 @example(b"OggS" + bytes(1_000))
 def test_a_broken_file_gives_an_input_error_or_samples(content: bytes) -> None:
-    tracemalloc.start()
-    try:
-        read_all(content)
-        assert tracemalloc.get_traced_memory()[1] < MAX_MEMORY_BYTES
-    finally:
-        tracemalloc.stop()
+    read_in_little_memory(content)
 
 
 def promising(kind: str) -> bytes:
@@ -125,12 +129,7 @@ def promising(kind: str) -> bytes:
 @pytest.mark.parametrize("kind", ["FLAC", "W64", "RF64"])
 def test_a_promise_of_days_takes_no_memory(kind: str) -> None:
     content = promising(kind)
-    tracemalloc.start()
-    try:
-        read_all(content)
-        assert tracemalloc.get_traced_memory()[1] < MAX_MEMORY_BYTES
-    finally:
-        tracemalloc.stop()
+    read_in_little_memory(content)
     if kind == "FLAC":
         assert read_header(content, "x").duration_s > 4_000_000
         with pytest.raises(InputError, match="off"):
