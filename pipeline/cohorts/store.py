@@ -19,6 +19,7 @@ import yaml
 from pipeline.cohorts.index import index_row, table_of, write_index
 from pipeline.project import Project
 from pipeline.settings import params_path
+from pipeline.tracking.lineage import data_md5
 from stages.atomic import exchange, fsync_folder, sha256_file, write_text
 from stages.errors import EdgealignError, InputError
 from stages.shards import ShardItem, iter_shard, write_shards
@@ -242,16 +243,19 @@ def track_with_dvc(project: Project, say: Callable[[str], None], cohorts: Iterab
     """Record data/ in data.dvc where the project uses DVC. Raises EdgealignError with DVC's own words.
 
     With ``cohorts`` only theirs is recorded anew: others may not be here, as after `git pull` without `dvc pull`, and would
-    leave data.dvc unnoticed.
+    leave data.dvc unnoticed. Where nobody can say what data.dvc pointed at, all of data/ is recorded as it lies here.
     """
     if not (project.root / ".dvc").is_dir():
         return
     targets = [f"data/cohorts/{name}" for name in cohorts] if (project.root / "data.dvc").is_file() else []
+    if targets and _points_nowhere(project):
+        say("data.dvc points at recordings that are not here and that no remote has: it now records what lies in data/")
+        targets = []
     targets = targets or ["data"]
     command = f"dvc add {' '.join(targets)}"
     say(command)
     done = subprocess.run(
-        [sys.executable, "-m", "dvc", "add", "--quiet", *targets],
+        [sys.executable, "-m", "dvc", "add", *targets],  # --quiet would keep its errors to itself as well
         cwd=project.root,
         check=False,
         capture_output=True,
@@ -262,3 +266,16 @@ def track_with_dvc(project: Project, say: Callable[[str], None], cohorts: Iterab
             f"The cohort is in place, but `{command}` failed: {done.stderr.strip() or done.stdout.strip()}\n"
             f"Mend the cause and run `{command}`."
         )
+
+
+def _points_nowhere(project: Project) -> bool:
+    """Whether data.dvc's manifest is not in DVC's cache, and there is no remote that could have it: a first clone."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    md5 = data_md5(project.root / "data.dvc")
+    try:
+        with Repo(str(project.root)) as repo:
+            return md5 is not None and not repo.config["remote"] and not repo.cache.local.exists(md5)
+    except DvcException:
+        return False  # `dvc add` tells what is wrong

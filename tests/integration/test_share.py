@@ -121,10 +121,11 @@ def first(tmp_path: Path) -> Clone:
     return clone
 
 
-def cloned(first: Clone, name: str, *, share: bool = True) -> Clone:
+def cloned(first: Clone, name: str, *, share: bool = True, pull: bool = True) -> Clone:
     other = Clone(first.folder.parent / name)
     first.git("clone", "--quiet", "--branch", "main", str(first.folder.parent / "origin"), str(other.folder))
-    other.dvc("pull")
+    if pull:
+        other.dvc("pull")
     if share:
         other.cohort("share")
     return other
@@ -241,6 +242,18 @@ def test_a_command_before_dvc_pull_loses_no_cohort_of_the_others(first: Clone, c
     there = {"add": {"away", "home", "work"}, "append": {"away", "home"}, "remove": {"away"}}[command]
     assert {path.name for path in other.path("home").parent.iterdir()} == there
     assert hashes(other.path("away")) == hashes(first.path("away"))
+
+
+def test_a_first_clone_of_a_project_without_a_remote_takes_cohorts_all_the_same(first: Clone) -> None:
+    """As a clone of edgealign itself, in which `make demo` makes what data.dvc points at."""
+    clone = cloned(first, "second", share=False, pull=False)
+    clone.dvc("remote", "remove", "store")
+    audio = make_recordings(clone.folder.parent / "work", ["dot"], 3)
+    said = clone.cohort("add", "work", "--audio", str(audio))
+    assert "it now records what lies in data/" in said
+    assert clone.dvc("status", "data.dvc").strip() == "Data and pipelines are up to date."
+    assert "it now records" not in clone.cohort("add", "more", "--audio", str(audio), "--replace")
+    assert clone.dvc("status", "data.dvc").strip() == "Data and pipelines are up to date."
 
 
 def test_without_the_driver_git_falls_back_to_a_plain_conflict(first: Clone) -> None:
