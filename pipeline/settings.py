@@ -115,6 +115,7 @@ class Evaluate(Frozen):
     llm_utterances: Annotated[int, Field(ge=0)] = 6
     instruction: str = "Answer the user in one short sentence."
     max_new_tokens: Positive = 32
+    guard_utterances: Annotated[int, Field(ge=0)] = 60
 
 
 class Check(Frozen):

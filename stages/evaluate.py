@@ -119,8 +119,9 @@ def _through_llm(
 def pool(users: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Figures over all users: errors over words, so that every held-out word counts the same."""
 
-    def pooled(key: str, name: str) -> float | None:
-        counts = [user[key] for user in users.values() if user.get(key) and user[key].get(name + "_total")]
+    def pooled(key: str, name: str, side: str = "") -> float | None:
+        sides = [user[side] if side else user for user in users.values() if not side or user.get(side)]
+        counts = [found[key] for found in sides if found.get(key) and found[key].get(name + "_total")]
         total = sum(count[name + "_total"] for count in counts)
         return sum(count[name + "_errors"] for count in counts) / total if total else None
 
@@ -132,6 +133,8 @@ def pool(users: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "cascade_wer": pooled("cascade", "word"),
         "llm_wer": pooled("llm", "word"),
         "reference_llm_wer": pooled("reference_llm", "word"),
+        "guard_wer": pooled("personal", "word", "guard"),
+        "base_guard_wer": pooled("base", "word", "guard"),
     }
     if together["llm_wer"] is not None and together["reference_llm_wer"] is not None:
         together["llm_gap"] = together["llm_wer"] - together["reference_llm_wer"]

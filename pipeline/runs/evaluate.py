@@ -16,35 +16,43 @@ from pipeline.runs.common import Context, Costs, log, tell_failures, worker_thre
 from stages.atomic import sha256_bytes, sha256_json, write_json
 from stages.errors import InputError
 
-EVALUATE_VERSION = 2  # raise when the same inputs would give other figures
+EVALUATE_VERSION = 3  # raise when the same inputs would give other figures
 
 
 class EvaluationWorker:
     """Loads base adapter and LLM once, then judges one user after another. Runs on any node."""
 
-    def __init__(self, base: Shipment, llm: Shipment, settings: Any, threads: int) -> None:
+    def __init__(self, base: Shipment, llm: Shipment, settings: Any, guard: list[Any], threads: int) -> None:
         import torch
 
+        from stages.guard import Guard
         from stages.listener import Listener
         from stages.models.llm import load_llm
 
         torch.set_num_threads(threads)
         self.base_folder, self.llm_folder = base.unpack(), llm.unpack()
         self.base = Listener.load(self.base_folder, self.llm_folder)
+        self.guard = Guard(self.base, guard)
         self.settings = settings
         self.llm = load_llm(self.llm_folder) if settings.utterances else None
 
     def work(
-        self, adapter: Shipment | None, held_out: list[Any], advance: Callable[[int], None] | None = None
+        self,
+        adapter: Shipment | None,
+        held_out: list[Any],
+        cohort: str,
+        user: str,
+        advance: Callable[[int], None] | None = None,
     ) -> dict[str, Any]:
-        """One user's figures."""
+        """One user's figures, on the user's own utterances and on the guard's."""
         from stages.evaluate import evaluate_user
         from stages.listener import Listener
 
         personal = None
         if adapter is not None:
             personal = Listener.load(self.base_folder, self.llm_folder, adapter.unpack())
-        return evaluate_user(self.base, personal, held_out, self.llm, self.settings, advance)
+        found = evaluate_user(self.base, personal, held_out, self.llm, self.settings, advance)
+        return {**found, "guard": self.guard.judge(personal, cohort, user)}
 
 
 def run(context: Context, cohort: str) -> None:
@@ -56,7 +64,8 @@ def run(context: Context, cohort: str) -> None:
     chosen = LlmSettings(
         settings.evaluate.llm_utterances, settings.evaluate.max_new_tokens, settings.evaluate.instruction
     )
-    keys = _keys(context, folders, held_out)
+    guard = _guard(context)
+    keys = _keys(context, folders, held_out, guard)
     users = _judged_before(project.evaluation(cohort), keys)
     costs = Costs()
     names = [name for name in folders if name not in users]
@@ -85,9 +94,10 @@ def run(context: Context, cohort: str) -> None:
                         ship(project.base_adapter, shared_disk=shared),
                         ship(project.llm, shared_disk=shared),
                         chosen,
+                        guard,
                         worker_threads(),
                     ),
-                    [(ship(folders[name], shared_disk=shared), held_out[name]) for name in names],
+                    [(ship(folders[name], shared_disk=shared), held_out[name], cohort, name) for name in names],
                     Placement(cpus=1),
                     workers=1,  # one LLM in memory, with all cores
                     retries=settings.ray.task_retries,
@@ -108,6 +118,13 @@ def run(context: Context, cohort: str) -> None:
             with run.child("evaluate", user=user, device_kind=found.get("device_kind")) as child:
                 child.metrics({name: value for name, value in found.items() if isinstance(value, (int, float))})
                 child.metrics({"wer": found["personal"]["wer"], "base_wer": found["base"]["wer"]})
+                if found["guard"]["utterances"]:
+                    child.metrics(
+                        {
+                            "guard_wer": found["guard"]["personal"]["wer"],
+                            "base_guard_wer": found["guard"]["base"]["wer"],
+                        }
+                    )
                 child.tags({"adapter_sha256": found["adapter_sha256"]})
     log.info("evaluate@%s: WER %s with personal adapters, %s base", cohort, together["wer"], together["base_wer"])
 
@@ -131,13 +148,27 @@ def _held_out(context: Context, cohort: str) -> tuple[dict[str, Path], dict[str,
     return folders, held_out
 
 
-def _keys(context: Context, folders: dict[str, Path], held_out: dict[str, list[Any]]) -> dict[str, str]:
-    """For each user what the figures follow from: adapters, held-out utterances, settings, LLM."""
+def _guard(context: Context) -> list[Any]:
+    """Utterances that the base holds out, of all its cohorts. They change only with the base, which is a dependency."""
+    from stages.alignment.adapter import read_record
+    from stages.features import read_features
+    from stages.guard import spread
+
+    names = set(read_record(context.project.base_adapter).held_out_utterances)
+    labelled = load_labelled(context, context.settings.base_cohorts, read_features, use="base")
+    return spread([item for item in labelled if item.utterance in names], context.settings.evaluate.guard_utterances)
+
+
+def _keys(
+    context: Context, folders: dict[str, Path], held_out: dict[str, list[Any]], guard: list[Any]
+) -> dict[str, str]:
+    """For each user what the figures follow from: adapters, held-out utterances and the guard's, settings, LLM."""
     from stages.alignment.adapter import read_record
     from stages.models.identity import read_identity
 
     base = read_record(context.project.base_adapter).weights_sha256
     llm = str(read_identity(context.project.llm))
+    guarding = [[item.cohort, item.user, item.utterance, item.text] for item in guard]
     keys = {}
     for name, folder in folders.items():
         record = read_record(folder)
@@ -146,7 +177,7 @@ def _keys(context: Context, folders: dict[str, Path], held_out: dict[str, list[A
             for item in held_out[name]
         ]
         settings = context.settings.evaluate.model_dump()
-        keys[name] = sha256_json([EVALUATE_VERSION, base, record.weights_sha256, llm, settings, judged])
+        keys[name] = sha256_json([EVALUATE_VERSION, base, record.weights_sha256, llm, settings, judged, guarding])
     return keys
 
 
