@@ -75,7 +75,7 @@ def run(context: Context) -> None:
         run.curve("dev_wer", [(int(step), wer) for step, _, wer in curve["dev_wer"] if wer is not None])
         run.tags({"device_kind": ",".join(sorted(costs.kinds)), "device": ",".join(sorted(costs.nodes))})
         run.dataset("base_inputs", sha256_file(project.base_inputs)[:32], str(project.base_inputs.name))
-        run.adapter(project.base_adapter, "base")
+        run.adapter(project.base_adapter, "base", settings.features.padding_s)
     checkpoint.unlink(missing_ok=True)
 
 

@@ -197,4 +197,4 @@ def _keep(context: Context, cohort: str, job: Job, result: Result, base_record: 
         child.metrics({"adapter_bytes": (folder / "adapter.safetensors").stat().st_size})
         child.curve("loss", trained.curve)
         child.dataset(f"{cohort}/{job.user}", job.key[:32], context.project.cohort(cohort).name)
-        child.adapter(folder, f"{cohort}/{job.user}")
+        child.adapter(folder, f"{cohort}/{job.user}", settings.features.padding_s)

@@ -78,6 +78,8 @@ class Record:
     tags: dict[str, str] = field(default_factory=dict)
     datasets: list[Dataset] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
+    model: dict[str, Any] | None = None
+    """Set where the artifacts below ``adapter/`` are to be a registered model's version; see pipeline.tracking.models."""
     version: int = VERSION
 
     def as_json(self) -> dict[str, Any]:

@@ -6,7 +6,6 @@ champion before, then ``champion``; moving ``champion`` back undoes it.
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.tracking.lineage import lineage_tags
+from pipeline.tracking.models import CHAMPION, PAGE, PREVIOUS, create_version, model_name
 from pipeline.tracking.promotion import RULE_VERSION, Candidate, Champion, Figures, broken, candidates, is_champion
 from pipeline.tracking.store import MlflowStore, patience, redacted
 from pipeline.tracking.tracker import Tracker
 from stages.atomic import sha256_file
 from stages.errors import InputError, TrackingError
 
-CHAMPION, PREVIOUS = "champion", "previous"
 RETRAIN = "retrain"
 """Tag that an erasure leaves on versions of adapters that learned from the person."""
-PAGE = 1000
 _WEIGHTS = "adapter/adapter.safetensors"
 
 
@@ -37,11 +35,10 @@ class Registry(MlflowStore):
         from mlflow import MlflowClient
 
         self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-        self.prefix = re.sub(r"[/:'%]", "-", tracker.settings.experiment)  # what names and queries cannot hold
 
     def name_of(self, cohort: str, user: str) -> str:
-        """Name of a user's registered model; slugs hold no dots, so no two users share one."""
-        return f"{self.prefix}.{cohort}.{user}"
+        """Name of a user's registered model."""
+        return model_name(self._experiment_name, cohort, user)
 
     def champions(self, cohort: str) -> dict[str, Champion]:
         """{user: champion} of a cohort. Raises TrackingError."""
@@ -60,7 +57,9 @@ class Registry(MlflowStore):
         return champions
 
     def run_of(self, one: Candidate) -> Any:
-        """The run that carries exactly these weights in its artifacts, the newest of several; why none does, as a str.
+        """The run that carries exactly these weights in its artifacts; why none does, as a str.
+
+        Of several the one that a registered version points at, else the newest.
 
         Raises TrackingError where the store is away.
         """
@@ -70,6 +69,12 @@ class Registry(MlflowStore):
             experiment = self._client.get_experiment_by_name(self._experiment_name)
             known = [experiment.experiment_id] if experiment else []
             mine = self._client.search_runs(known, query, order_by=["start_time DESC"]) if known else []
+            registered = {
+                item.run_id
+                for item in self._client.search_model_versions(f"name = '{self.name_of(one.cohort, one.user)}'")
+                if dict(item.tags or {}).get("adapter_sha256") == one.file_sha256
+            }
+            mine = sorted(mine, key=lambda run: run.info.run_id not in registered)  # stable: else the newest
             for run in mine:
                 there = {item.path for item in self._client.list_artifacts(run.info.run_id, "adapter")}
                 if _WEIGHTS in there:
@@ -89,17 +94,21 @@ class Registry(MlflowStore):
         )
 
     def crown(self, one: Candidate, run: Any, before: Champion | None, tags: dict[str, str]) -> str:
-        """Register the adapter and make it the champion; its version. Raises TrackingError; doing it again goes on."""
+        """Make the adapter the champion, registered where it was not yet; its version. Doing it again goes on.
+
+        Raises TrackingError.
+        """
         name, owner = self.name_of(one.cohort, one.user), {"cohort": one.cohort, "user": one.user}
         with self._told():
-            self._ensure_model(name, owner)
-            version = self._version_of(name, run.info.run_id, one.file_sha256)
-            if version is None:  # else the same adapter was registered before: its decision is told anew
+            known = self._client.search_model_versions(f"name = '{name}'", max_results=PAGE)
+            same = [item for item in known if dict(item.tags or {}).get("adapter_sha256") == one.file_sha256]
+            found = next((item for item in same if item.run_id == run.info.run_id), None)
+            if found is None:  # its run was recorded before adapters were registered as they are trained
                 source = f"{run.info.artifact_uri}/adapter"
-                told = {"tags": {**tags, **owner}, "description": tags["why"], "await_creation_for": 0}
-                made = self._client.create_model_version(name, source, run.info.run_id, **told)
-                version = str(made.version)
+                told = {**tags, **owner}
+                version = create_version(self._client, name, source, run.info.run_id, told, owner, tags["why"])
             else:
+                version = str(found.version)
                 for key, value in {**tags, **owner}.items():
                     self._client.set_model_version_tag(name, version, key, value)
                 self._client.update_model_version(name, version, tags["why"])
@@ -107,25 +116,6 @@ class Registry(MlflowStore):
                 self._client.set_registered_model_alias(name, PREVIOUS, before.version)
             self._client.set_registered_model_alias(name, CHAMPION, version)
         return version
-
-    def _ensure_model(self, name: str, owner: dict[str, str]) -> None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._client.create_registered_model(
-                name, owner, "Personal speech adapter of one user; see docs/compare.md."
-            )
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            for key, value in owner.items():  # what an erasure looks for
-                self._client.set_registered_model_tag(name, key, value)
-
-    def _version_of(self, name: str, run_id: str, digest: str) -> str | None:
-        for version in self._client.search_model_versions(f"name = '{name}'", max_results=PAGE):
-            if version.run_id == run_id and dict(version.tags or {}).get("adapter_sha256") == digest:
-                return str(version.version)
-        return None
 
     def _models(self, prefix: str) -> Iterator[Any]:
         token: str | None = None

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
+from pipeline.tracking.models import register
 from pipeline.tracking.record import RECORD_TAG, Ancestor, Record
 from stages.atomic import sha256_file
 from stages.errors import TrackingError
@@ -120,6 +121,8 @@ class MlflowStore:
         before = set(self._created)
         run_id = self._ensure(Ancestor(record.record, record.name, record.start_ms, record.tags), parent)
         self._log(run_id, record, fresh=run_id in self._created - before)
+        if record.model is not None:
+            register(self._client, run_id, record)
         self._client.set_terminated(run_id, record.status, end_time=record.end_ms)
         if len(record.ancestors) == 1:
             self._settle(self._runs[record.ancestors[0].record], record)

@@ -84,13 +84,17 @@ class Run:
             log.warning("tracking: the run %s goes without %s: %s", self.record.name, path, error)
             self.tags({f"missing.{Path(path).name}": str(error)})
 
-    def adapter(self, folder: Path, name: str) -> None:
-        """An adapter's files (``adapter.safetensors``, ``adapter.json``) under ``adapter/``, its hash as a tag."""
+    def adapter(self, folder: Path, name: str, padding_s: float = 0.5) -> None:
+        """An adapter's files (``adapter.safetensors``, ``adapter.json``) under ``adapter/``, its hash as a tag.
+
+        It becomes a version of its registered model; ``padding_s`` is the silence that its features had after each utterance.
+        """
         for file in ("adapter.safetensors", "adapter.json"):
             self.artifact(folder / file, "adapter")
         weights = folder / "adapter.safetensors"
         if weights.is_file():
             self.tags({"adapter": name, "adapter_sha256": sha256_file(weights)})
+            self.record.model = {"padding_s": padding_s}
 
     def dataset(self, name: str, digest: str, source: str, context: str = "training") -> None:
         """An input of the run, for lineage: MLflow finds runs by ``digest`` (at most 36 characters, a DVC md5 fits)."""

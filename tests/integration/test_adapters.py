@@ -84,9 +84,14 @@ def test_what_the_rule_takes_is_registered_with_its_reasons(project: Project) ->
     assert [list(one.broken) for one in (ann, bob, cid)] == [[], [], ["better"]]
     assert f"{entry(project, 'cid')['base']['wer']:.4f}" in cid.broken["better"]
     client = client_of(project)
-    assert {model.name for model in client.search_registered_models()} == {ANN, "edgealign.home.bob"}
+    # every adapter that was trained is a version; being champion is told by the alias
+    assert {model.name for model in client.search_registered_models()} == {
+        ANN,
+        *(f"edgealign.home.{u}" for u in ("bob", "cid")),
+    }
+    assert set(client.get_registered_model("edgealign.home.cid").aliases) == {"challenger"}
     model, version = client.get_registered_model(ANN), client.get_model_version_by_alias(ANN, "champion")
-    assert {alias: str(number) for alias, number in model.aliases.items()} == {"champion": "1"}
+    assert {alias: str(number) for alias, number in model.aliases.items()} == {"champion": "1", "challenger": "1"}
     # what an erasure looks for
     assert {"cohort": "home", "user": "ann"}.items() <= dict(model.tags).items()
     assert {"cohort": "home", "user": "ann"}.items() <= dict(version.tags).items()
@@ -119,9 +124,12 @@ def test_a_better_one_follows_a_worse_one_does_not_and_moving_the_alias_back_und
     compute(project)
     [better] = promote(tracker_of(project), "home", "ann")
     assert better.version == "2"
+    challengers: list[str] = []
 
     def aliases() -> dict[str, str]:
-        return {alias: str(version) for alias, version in client.get_registered_model(ANN).aliases.items()}
+        found = {alias: str(version) for alias, version in client.get_registered_model(ANN).aliases.items()}
+        challengers.append(found.pop("challenger"))
+        return found
 
     assert aliases() == {"champion": "2", "previous": "1"}
     assert client.get_model_version(ANN, "2").tags["champion_before"] == "1"
@@ -150,13 +158,17 @@ def test_a_better_one_follows_a_worse_one_does_not_and_moving_the_alias_back_und
     [instead] = promote(tracker_of(project), "home", "ann")
     assert instead.version == "1"
     assert aliases() == {"champion": "1", "previous": "2"}
+    # whatever is champion, the challenger is the one that was trained last
+    assert challengers == ["2", "1", "2", "1"]
 
 
 def test_a_dry_run_registers_nothing(project: Project) -> None:
     ann, bob, cid = promote(tracker_of(project), "home", dry_run=True)
     assert [list(one.broken) for one in (ann, bob, cid)] == [[], [], ["better"]]
     assert {ann.version, bob.version} == {""}
-    assert client_of(project).search_registered_models() == []
+    assert {alias for model in client_of(project).search_registered_models() for alias in model.aliases} == {
+        "challenger"
+    }
 
 
 def test_an_adapter_that_no_run_carries_is_refused(project: Project) -> None:
