@@ -118,6 +118,12 @@ class Evaluate(Frozen):
     guard_utterances: Annotated[int, Field(ge=0)] = 60
 
 
+class Promotion(Frozen):
+    """The rule of `edgealign adapters promote`. No stage reads it."""
+
+    guard_tolerance: Share = 0.02
+
+
 class Check(Frozen):
     """The rules of `edgealign cohort check`; None (null) switches one off. No stage reads them."""
 
@@ -166,6 +172,7 @@ class Settings(Frozen):
     base: Base = Base()
     personalize: Personalize = Personalize()
     evaluate: Evaluate = Evaluate()
+    promotion: Promotion = Promotion()
     check: Check = Check()
     tracking: Tracking = Tracking()
 

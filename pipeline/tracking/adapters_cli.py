@@ -47,6 +47,7 @@ def promote(
         "", "--all", metavar="COHORT", help="In its place: all of a cohort that the rule takes."
     ),
     dry_run: bool = typer.Option(False, help="Say what would happen; register nothing."),
+    again: bool = typer.Option(False, help="Take an adapter, too, that a rollback withdrew."),
 ) -> None:
     """Make an adapter its user's champion in MLflow's registry, if the written rule takes it (docs/compare.md).
 
@@ -69,13 +70,42 @@ def promote(
             f"{cohort or all_of}: not a cohort of personal_cohorts in params.yaml. Known: {', '.join(known)}."
         )
     outcomes = apply(
-        context.tracker, cohort or all_of, user or None, dry_run=dry_run, tell=lambda standing: _tell(standing, dry_run)
+        context.tracker,
+        cohort or all_of,
+        user or None,
+        dry_run=dry_run,
+        again=again,
+        tell=lambda standing: _tell(standing, dry_run),
     )
     taken = [standing for standing in outcomes if standing.is_champion or not standing.broken]
     if len(outcomes) > 1:
         typer.echo(f"{len(taken)} of {len(outcomes)} adapters {'would be' if dry_run else 'are'} champions.")
     if not taken:
         raise typer.Exit(1)
+
+
+@app.command()
+def rollback(
+    adapter: str = typer.Argument(..., metavar="COHORT/USER", help="Whose champion goes back to the previous one."),
+    reason: str = typer.Option("", help="Why; kept with both versions. Name nobody."),
+    dry_run: bool = typer.Option(False, help="Say what would happen; change nothing."),
+) -> None:
+    """Make the previous champion the champion again; what was champion is then the previous one.
+
+    `promote` does not take it again without --again.
+    """
+    from pipeline.runs.common import Context
+    from pipeline.tracking.rollback import rollback as apply
+    from stages.errors import InputError
+
+    cohort, _, user = adapter.partition("/")
+    if not (cohort and user):
+        raise InputError(f"adapters rollback: got {adapter!r}, needed COHORT/USER")
+    done = apply(Context.open().tracker, cohort, user, reason, dry_run=dry_run)
+    verb = "would be" if dry_run else "is"
+    typer.echo(
+        f"{adapter}: version {done.restored} {verb} the champion again, version {done.withdrawn} the previous one"
+    )
 
 
 def _tell(standing: Standing, dry_run: bool) -> None:

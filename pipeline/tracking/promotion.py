@@ -18,7 +18,7 @@ from stages.errors import EdgealignError, InputError
 if TYPE_CHECKING:
     from stages.alignment.adapter import AdapterRecord
 
-RULE_VERSION = 1
+RULE_VERSION = 2
 T = TypeVar("T")
 
 
@@ -50,6 +50,10 @@ class Candidate:
     test_utterances: int = 0
     figures: Figures | None = None
     base_figures: Figures | None = None
+    guard: Figures | None = None  # of the adapter on utterances of other people
+    base_guard: Figures | None = None
+    guard_utterances: int = 0
+    guard_tolerance: float = 0.0  # how much higher than the base's its guard WER may be
     learned: int = 0  # utterances that trained
     unlabelled: int = 0  # of them, without an accepted label now
     withheld: int = 0  # of them, not in the cohort now, or without consent
@@ -126,6 +130,17 @@ def _better(one: Candidate, champion: Champion | None) -> str:
     return f"{one.figures} is not better than the base's {one.base_figures}"
 
 
+def _guard(one: Candidate, champion: Champion | None) -> str:
+    if one.guard is None or one.base_guard is None or one.guard_utterances < 1:
+        return "no figures on the guard, the held-out utterances of other people: `dvc repro`"
+    if one.guard.wer <= one.base_guard.wer + one.guard_tolerance:
+        return ""
+    return (
+        f"on {one.guard_utterances} utterances of other people {one.guard} is more than {one.guard_tolerance:g} above the "
+        f"base's {one.base_guard} (promotion.guard_tolerance in params.yaml)"
+    )
+
+
 def _champion(one: Candidate, champion: Champion | None) -> str:
     if champion is None or champion.retrain or is_champion(one, champion):
         return ""
@@ -156,6 +171,7 @@ CONDITIONS: dict[str, tuple[Check, set[str]]] = {
     "base": (_base, {"record"}),
     "judged": (_judged, {"record", "labels"}),
     "better": (_better, {"record", "labels", "judged"}),
+    "guard": (_guard, {"record", "labels", "judged"}),
     "champion": (_champion, {"record", "labels", "judged"}),
     "consent": (_consent, {"record", "labels"}),
     "erasure": (_erasure, {"record"}),
@@ -177,6 +193,7 @@ class _Unread(dict[str, str]):
 def candidates(project: Project, cohort: str) -> list[Candidate]:
     """Every personal adapter of a cohort, by user. Changes nothing; what cannot be read stands in ``unread``."""
     from pipeline.cohorts.erasure.tombstones import adapters_to_retrain
+    from pipeline.settings import load_settings
     from stages.alignment.adapter import read_record
 
     folders = [path for path in project.adapters(cohort).glob("[!.]*") if path.is_dir()]
@@ -188,7 +205,8 @@ def candidates(project: Project, cohort: str) -> list[Candidate]:
     labels = unread.read("labels", lambda: _labels(project.labels(cohort))) or {}
     granted = unread.read("consent", lambda: _granted(project.cohort(cohort))) or set()
     erased = unread.read("erasure", lambda: adapters_to_retrain(project)) or {}
-    return [_candidate(path, base_now, judged, labels, granted, erased, unread) for path in sorted(folders)]
+    tolerance = load_settings(project.root).promotion.guard_tolerance
+    return [_candidate(path, base_now, judged, labels, granted, erased, unread, tolerance) for path in sorted(folders)]
 
 
 def _candidate(
@@ -199,6 +217,7 @@ def _candidate(
     granted: set[tuple[str, str]],
     erased: Mapping[str, str],
     unread: Mapping[str, str],
+    guard_tolerance: float,
 ) -> Candidate:
     from stages.atomic import sha256_file
     from stages.evaluate import held_out_digest
@@ -209,28 +228,34 @@ def _candidate(
     if record is None:
         return Candidate(cohort, user, unread=mine)
     entry = judged.get(user) or {}
+    guard: dict[str, Any] = entry["guard"] if isinstance(entry.get("guard"), dict) else {}
     there = weights.is_file()
+    trained = [(user, name) for name in record.train_utterances]
     return Candidate(
         cohort,
         user,
-        weights.stat().st_size if there else 0,
-        sha256_file(weights) if there else "",
-        record.weights_sha256,
-        record.base_sha256 or "",
-        base_now,
-        entry.get("adapter_sha256", ""),
-        entry.get("held_out_sha256", ""),
-        held_out_digest((name, labels.get((user, name), "")) for name in record.held_out_utterances),
-        entry.get("test_utterances", 0),
-        _figures(entry.get("personal")),
-        _figures(entry.get("base")),
-        len(record.train_utterances),
-        sum((user, name) not in labels for name in record.train_utterances),
-        sum((user, name) not in granted for name in record.train_utterances),
-        erased.get(record.weights_sha256, "") or erased.get(record.base_sha256 or "", ""),
-        record.git_commit or "unknown",
-        record.data_md5 or "unknown",
-        mine,
+        adapter_bytes=weights.stat().st_size if there else 0,
+        file_sha256=sha256_file(weights) if there else "",
+        record_sha256=record.weights_sha256,
+        base_sha256=record.base_sha256 or "",
+        base_now_sha256=base_now,
+        judged_sha256=entry.get("adapter_sha256", ""),
+        judged_held_out_sha256=entry.get("held_out_sha256", ""),
+        held_out_sha256=held_out_digest((name, labels.get((user, name), "")) for name in record.held_out_utterances),
+        test_utterances=entry.get("test_utterances", 0),
+        figures=_figures(entry.get("personal")),
+        base_figures=_figures(entry.get("base")),
+        guard=_figures(guard.get("personal")),
+        base_guard=_figures(guard.get("base")),
+        guard_utterances=guard.get("utterances") or 0,
+        guard_tolerance=guard_tolerance,
+        learned=len(trained),
+        unlabelled=sum(key not in labels for key in trained),
+        withheld=sum(key not in granted for key in trained),
+        erasure=erased.get(record.weights_sha256, "") or erased.get(record.base_sha256 or "", ""),
+        trained_git_commit=record.git_commit or "unknown",
+        trained_data_md5=record.data_md5 or "unknown",
+        unread=mine,
     )
 
 

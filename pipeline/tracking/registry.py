@@ -6,6 +6,7 @@ champion before, then ``champion``; moving ``champion`` back undoes it.
 
 from __future__ import annotations
 
+import datetime
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from stages.errors import InputError, TrackingError
 
 RETRAIN = "retrain"
 """Tag that an erasure leaves on versions of adapters that learned from the person."""
+WITHDRAWN = "withdrawn"
+"""Tag that a rollback leaves on the version that was champion: when, and why."""
 _WEIGHTS = "adapter/adapter.safetensors"
 
 
@@ -55,6 +58,45 @@ class Registry(MlflowStore):
                         str(version), tags.get("adapter_sha256", ""), _figures(tags), tags.get(RETRAIN, "")
                     )
         return champions
+
+    def aliases(self, cohort: str, user: str) -> dict[str, str]:
+        """{alias: version} of a user's model; empty where there is none. Raises TrackingError."""
+        with self._told():
+            name = self.name_of(cohort, user)
+            found = [model for model in self._models(name) if model.name == name]
+            return {alias: str(version) for model in found for alias, version in dict(model.aliases or {}).items()}
+
+    def tags(self, name: str, version: str) -> dict[str, str]:
+        """A version's tags. Raises TrackingError."""
+        with self._told():
+            return dict(self._client.get_model_version(name, version).tags or {})
+
+    def set_tags(self, name: str, version: str, tags: dict[str, str]) -> None:
+        """Set tags of a version. Raises TrackingError."""
+        with self._told():
+            for key, value in tags.items():
+                self._client.set_model_version_tag(name, version, key, value)
+
+    def drop_tag(self, name: str, version: str, tag: str) -> None:
+        """Take a tag off a version, where it bears it. Raises TrackingError."""
+        if tag in self.tags(name, version):
+            with self._told():
+                self._client.delete_model_version_tag(name, version, tag)
+
+    def set_aliases(self, name: str, aliases: dict[str, str]) -> None:
+        """Move aliases, in their order. Raises TrackingError."""
+        with self._told():
+            for alias, version in aliases.items():
+                self._client.set_registered_model_alias(name, alias, version)
+
+    def withdrawn(self, one: Candidate) -> str:
+        """When and why a rollback took this adapter's championship away; empty where none did. Raises TrackingError."""
+        with self._told():
+            for version in self._client.search_model_versions(f"name = '{self.name_of(one.cohort, one.user)}'"):
+                tags = dict(version.tags or {})
+                if tags.get("adapter_sha256") == one.file_sha256 and tags.get(WITHDRAWN):
+                    return str(tags[WITHDRAWN])
+        return ""
 
     def run_of(self, one: Candidate) -> Any:
         """The run that carries exactly these weights in its artifacts; why none does, as a str.
@@ -111,6 +153,8 @@ class Registry(MlflowStore):
                 version = str(found.version)
                 for key, value in {**tags, **owner}.items():
                     self._client.set_model_version_tag(name, version, key, value)
+                if WITHDRAWN in dict(found.tags or {}):
+                    self._client.delete_model_version_tag(name, version, WITHDRAWN)
                 self._client.update_model_version(name, version, tags["why"])
             if before is not None:
                 self._client.set_registered_model_alias(name, PREVIOUS, before.version)
@@ -179,12 +223,14 @@ def promote(
     user: str | None = None,
     *,
     dry_run: bool = False,
+    again: bool = False,
     tell: Callable[[Standing], None] = lambda standing: None,
 ) -> list[Standing]:
     """Apply the rule to one user's adapter, or to all of a cohort's, and make champions of those that it takes.
 
     An adapter that no run carries is refused like one that the rule does not take (condition ``run``); ``tell`` gets each
-    outcome as it comes. ``dry_run`` registers nothing. Raises InputError where there is no such adapter, TrackingError.
+    outcome as it comes. ``dry_run`` registers nothing; ``again`` takes an adapter, too, that a rollback withdrew. Raises
+    InputError where there is no such adapter, TrackingError.
     """
     found = candidates(tracker.project, cohort)
     chosen = [one for one in found if user in (None, one.user)]
@@ -201,9 +247,10 @@ def promote(
         champion = champions.get(one.user)
         standing = Standing(one, champion, broken(one, champion))
         if not standing.broken and not standing.is_champion:
-            run = registry.run_of(one)
+            taken_back = "" if again else registry.withdrawn(one)
+            run = f"rolled back {taken_back}" if taken_back else registry.run_of(one)
             if isinstance(run, str):
-                standing = Standing(one, champion, {"run": run})
+                standing = Standing(one, champion, {"withdrawn" if taken_back else "run": run})
             else:
                 tags = _tags_of(one, champion, lines)
                 version = "" if dry_run else registry.crown(one, run, champion, tags)
@@ -215,14 +262,16 @@ def promote(
 
 def _tags_of(one: Candidate, champion: Champion | None, lines: dict[str, str]) -> dict[str, str]:
     """Why it was promoted, by which rule, from what. Names nobody: an erasure deletes versions that name its person."""
-    assert one.figures is not None and one.base_figures is not None  # the rule took it
+    assert one.figures and one.base_figures and one.guard and one.base_guard  # the rule took it
     why = f"{one.figures} on {one.test_utterances} held-out utterances, the base {one.base_figures}"
+    why += f"; on the guard WER {one.guard.wer:.4f}, the base {one.base_guard.wer:.4f}"
     if champion is not None:
         told = champion.retrain or str(champion.figures)
         why += f", the champion before (version {champion.version}) {told}"
     return {
         "rule": str(RULE_VERSION),
         "decision": "promoted",
+        "decided": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "why": why,
         "adapter_sha256": one.file_sha256,
         "base_sha256": one.base_sha256,
@@ -232,6 +281,10 @@ def _tags_of(one: Candidate, champion: Champion | None, lines: dict[str, str]) -
         "base_wer": repr(one.base_figures.wer),
         "base_cer": repr(one.base_figures.cer),
         "test_utterances": str(one.test_utterances),
+        "guard_wer": repr(one.guard.wer),
+        "base_guard_wer": repr(one.base_guard.wer),
+        "guard_utterances": str(one.guard_utterances),
+        "guard_tolerance": repr(one.guard_tolerance),
         "adapter_bytes": str(one.adapter_bytes),
         "champion_before": champion.version if champion else "none",
         "trained_git_commit": one.trained_git_commit,

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from pipeline.project import Project
 from pipeline.tracking.promotion import broken, candidates
 from pipeline.tracking.registry import Registry, promote, standings
+from pipeline.tracking.rollback import Rollback, rollback
 from pipeline.tracking.store import create_embedded
 from pipeline.tracking.tracker import Tracker
 from stages.atomic import sha256_file, write_json
@@ -27,6 +28,7 @@ from tests.helpers_adapters import (
     build,
     compute,
     context_of,
+    judge_guard,
     relabel,
     set_params,
     withhold,
@@ -99,7 +101,7 @@ def test_what_the_rule_takes_is_registered_with_its_reasons(project: Project) ->
     found = entry(project, "ann")
     assert float(version.tags["wer"]) == found["personal"]["wer"] < found["base"]["wer"]
     assert float(version.tags["base_wer"]) == found["base"]["wer"]
-    assert (version.tags["rule"], version.tags["decision"]) == ("1", "promoted")
+    assert (version.tags["rule"], version.tags["decision"]) == ("2", "promoted")
     assert {"git_commit", "data_md5", "trained_git_commit", "trained_data_md5", "why"} <= set(version.tags)
     assert version.tags["adapter_sha256"] == digest
     # erasing whoever promoted it must not take this user's version along
@@ -160,6 +162,40 @@ def test_a_better_one_follows_a_worse_one_does_not_and_moving_the_alias_back_und
     assert aliases() == {"champion": "1", "previous": "2"}
     # whatever is champion, the challenger is the one that was trained last
     assert challengers == ["2", "1", "2", "1"]
+
+
+def test_a_rollback_swaps_the_aliases_and_promote_does_not_undo_it(project: Project) -> None:
+    tracker, client = tracker_of(project), client_of(project)
+    with pytest.raises(InputError, match="has no champion"):
+        rollback(tracker, "home", "ann")
+    promote(tracker, "home", "ann")
+    with pytest.raises(InputError, match="version 1 is the first champion"):
+        rollback(tracker, "home", "ann")
+    set_params(project, personalize=GOOD)
+    compute(project)
+    promote(tracker, "home", "ann")
+
+    def bearers() -> tuple[str, str]:
+        aliases = client.get_registered_model(ANN).aliases
+        return str(aliases["champion"]), str(aliases["previous"])
+
+    assert rollback(tracker, "home", "ann", dry_run=True) == Rollback("1", "2")
+    assert bearers() == ("2", "1")
+    client.set_model_version_tag(ANN, "1", "retrain", "erasure e-1")
+    with pytest.raises(InputError, match="erasure e-1"):
+        rollback(tracker, "home", "ann")
+    assert bearers() == ("2", "1")
+    client.delete_model_version_tag(ANN, "1", "retrain")
+    rollback(tracker, "home", "ann", "it stumbled in the car")
+    assert bearers() == ("1", "2")
+    assert client.get_model_version(ANN, "2").tags["withdrawn"].endswith("for version 1: it stumbled in the car")
+    assert "in place of version 2" in client.get_model_version(ANN, "1").tags["restored"]
+    [ann] = promote(tracker, "home", "ann")
+    assert "it stumbled in the car" in ann.broken["withdrawn"]
+    assert bearers() == ("1", "2")
+    [ann] = promote(tracker, "home", "ann", again=True)
+    assert (ann.version, bearers()) == ("2", ("2", "1"))
+    assert "withdrawn" not in client.get_model_version(ANN, "2").tags
 
 
 def test_a_dry_run_registers_nothing(project: Project) -> None:
@@ -258,6 +294,12 @@ FAULTS: dict[str, tuple[Callable[[Project], Any], dict[str, list[str]]]] = {
     "evaluation of an older adapter": (
         lambda p: edit(p.evaluation("home"), lambda found: found["users"]["ann"].update(adapter_sha256="0" * 64)),
         {"ann": ["judged"], "bob": []},
+    ),
+    "worse on other people": (lambda p: judge_guard(p, 0.13), {"ann": ["guard"], "bob": ["guard"]}),
+    "no worse than the tolerance": (lambda p: judge_guard(p, 0.12), {"ann": [], "bob": []}),
+    "another tolerance": (
+        lambda p: [judge_guard(p, 0.13), set_params(p, promotion={"guard_tolerance": 0.05})],
+        {"ann": [], "bob": []},
     ),
     "a held-out text corrected": (
         lambda p: relabel(p, first(p, "held_out"), text="echo alpha"),

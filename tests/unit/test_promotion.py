@@ -23,6 +23,10 @@ GOOD = Candidate(
     test_utterances=5,
     figures=Figures(0.2, 0.1),
     base_figures=Figures(0.4, 0.3),
+    guard=Figures(0.32, 0.2),
+    base_guard=Figures(0.3, 0.2),
+    guard_utterances=20,
+    guard_tolerance=0.03,
     learned=8,
 )
 BEFORE = Champion("3", "c" * 64, Figures(0.3, 0.2))
@@ -52,6 +56,11 @@ def test_a_good_adapter_is_taken() -> None:
         ),
         ({"base_figures": Figures(0.2, 0.1)}, "better", "not better"),
         ({"base_figures": Figures(0.2, 0.05)}, "better", "not better"),
+        ({"guard": None}, "guard", "no figures on the guard"),
+        ({"base_guard": None}, "guard", "`dvc repro`"),
+        ({"guard_utterances": 0}, "guard", "no figures on the guard"),
+        ({"guard_tolerance": 0.0}, "guard", "on 20 utterances of other people WER 0.3200"),
+        ({"guard": Figures(0.34, 0.0)}, "guard", "more than 0.03 above the base's WER 0.3000"),
         ({"unlabelled": 1}, "consent", "of the 8 utterances that trained, 1 have no accepted label now and 0 are"),
         ({"withheld": 2}, "consent", "2 are gone or without consent"),
         ({"learned": 0}, "consent", "of the 0 utterances"),
