@@ -132,7 +132,10 @@ def _better(one: Candidate, champion: Champion | None) -> str:
 
 def _guard(one: Candidate, champion: Champion | None) -> str:
     if one.guard is None or one.base_guard is None or one.guard_utterances < 1:
-        return "no figures on the guard, the held-out utterances of other people: `dvc repro`"
+        return (
+            "no figures on the guard, the utterances of other people that the base holds out (base.dev_users, "
+            f"evaluate.guard_utterances in params.yaml): `dvc repro evaluate@{one.cohort}`"
+        )
     if one.guard.wer <= one.base_guard.wer + one.guard_tolerance:
         return ""
     return (

@@ -57,7 +57,7 @@ def test_a_good_adapter_is_taken() -> None:
         ({"base_figures": Figures(0.2, 0.1)}, "better", "not better"),
         ({"base_figures": Figures(0.2, 0.05)}, "better", "not better"),
         ({"guard": None}, "guard", "no figures on the guard"),
-        ({"base_guard": None}, "guard", "`dvc repro`"),
+        ({"base_guard": None}, "guard", "`dvc repro evaluate@home`"),
         ({"guard_utterances": 0}, "guard", "no figures on the guard"),
         ({"guard_tolerance": 0.0}, "guard", "on 20 utterances of other people WER 0.3200"),
         ({"guard": Figures(0.34, 0.0)}, "guard", "more than 0.03 above the base's WER 0.3000"),
