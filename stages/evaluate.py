@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 
 from stages.alignment import injection
 from stages.alignment.metrics import response_agreement, word_errors
-from stages.atomic import sha256_json
+from stages.alignment.splits import held_out_digest
 from stages.cascade import fair_cascade
 from stages.examples import LabelledUtterance
 from stages.listener import Listener
@@ -73,11 +73,6 @@ def evaluate_user(
         for index in range(min(EXAMPLES_KEPT, len(held_out)))
     ]
     return found
-
-
-def held_out_digest(judged: Iterable[tuple[str, str]]) -> str:
-    """SHA-256 of (utterance, reference) pairs in their order: figures with another one are of other utterances or texts."""
-    return sha256_json([list(pair) for pair in judged])
 
 
 def _errors(references: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:

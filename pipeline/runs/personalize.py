@@ -13,11 +13,10 @@ from pipeline.cluster.work import Result, run_tasks
 from pipeline.progress import progress
 from pipeline.runs.base import corpus_of, load_labelled
 from pipeline.runs.common import Context, Costs, log, tell_failures, worker_threads
+from pipeline.runs.keys import personalize_key
 from pipeline.tracking.lineage import lineage_tags
-from stages.atomic import sha256_bytes, sha256_json, write_json
+from stages.atomic import sha256_bytes, write_json
 from stages.errors import InputError
-
-PERSONALIZE_VERSION = 1  # raise when the same inputs would train another adapter
 
 
 @dataclass(frozen=True)
@@ -70,16 +69,12 @@ def plan(context: Context, cohort: str, vocabulary: Any, record: Any) -> tuple[l
         if isinstance(split, str):
             skipped[user] = split
             continue
-        learned = [[item.utterance, item.text, sha256_bytes(item.frames.tobytes())] for item in split.train]
-        key = sha256_json(
-            [
-                PERSONALIZE_VERSION,
-                record.weights_sha256,
-                settings.model_dump(),
-                context.settings.alignment.embedding_weight,
-                learned,
-                [item.utterance for item in split.held_out],
-            ]
+        key = personalize_key(
+            record.weights_sha256,
+            settings.model_dump(),
+            context.settings.alignment.embedding_weight,
+            [(item.utterance, item.text, sha256_bytes(item.frames.tobytes())) for item in split.train],
+            [item.utterance for item in split.held_out],
         )
         grown = vocabulary.grown(tokenizer, [item.text for item in split.train])
         jobs.append(Job(user, split, grown, key))

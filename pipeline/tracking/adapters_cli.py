@@ -108,6 +108,77 @@ def rollback(
     )
 
 
+@app.command()
+def compare(
+    one: str = typer.Argument(
+        ..., metavar="A", help="COHORT/USER, or COHORT/USER@champion, @challenger, @previous, @VERSION."
+    ),
+    other: str = typer.Argument(..., metavar="B", help="Another one, written in the same way."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON object, for other programs."),
+) -> None:
+    """Put two adapters side by side: figures with their differences; settings and lineage where they differ."""
+    from pipeline.runs.common import Context
+    from pipeline.tracking.compare import compare as apply
+
+    found = apply(Context.open(), one, other)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    table = Table(box=None)
+    table.add_column("", overflow="fold")
+    for side in found["adapters"]:
+        version = f" (version {side['version']})" if side["version"] else ""
+        table.add_column(escape(side["adapter"] + version), justify="right", overflow="fold")
+    table.add_column("difference", justify="right")
+    for name, values in found["figures"].items():
+        table.add_row(name, *(("unknown" if value is None else f"{value:,.6g}") for value in values))
+    for part in ("settings", "lineage"):
+        for name, values in found[part].items():
+            table.add_row(f"{part}: {escape(name)}", *(escape(str(value)) for value in values), "differs")
+    Console().print(table)
+    if found["same"]:
+        typer.echo("Both are the same weights.")
+    elif not found["comparable"]:
+        typer.echo("Judged on different utterances or texts, as far as is known: the error rates do not compare.")
+
+
+@app.command()
+def why(
+    adapter: str = typer.Argument("", metavar="COHORT/USER[@ALIAS or @VERSION]", help="The adapter, or `base`."),
+    all_of: bool = typer.Option(False, "--all", help="In its place: the base and every adapter in the workspace."),
+    as_json: bool = typer.Option(False, "--json", help="All of it as JSON; a list with --all."),
+) -> None:
+    """Tell an adapter's whole lineage: recordings, labels, features, base, training, evaluation, promotions, devices.
+
+    Each link is checked by its hash. Ends with status 1 where one is missing or does not fit.
+    """
+    from pipeline.runs.common import Context
+    from pipeline.tracking.reference import Reference
+    from pipeline.tracking.why import Walk
+    from pipeline.tracking.why_text import tree_of
+    from stages.errors import InputError
+
+    if bool(adapter) == all_of:
+        raise InputError(f"adapters why: got {adapter or 'no adapter'!r}, needed COHORT/USER or base, or --all alone")
+    walk = Walk(Context.open())
+    found = [walk.of(reference) for reference in (walk.everyone() if all_of else [Reference.parse(adapter)])]
+    if as_json:
+        typer.echo(json.dumps(found if all_of else found[0], indent=2, ensure_ascii=False))
+    else:
+        for told in found:
+            if not all_of:
+                Console().print(tree_of(told))
+                continue
+            typer.echo(f"{told['adapter']}: {'complete' if told['complete'] else 'incomplete'}")
+            for problem in told["problems"]:
+                typer.echo(f"  {problem}")
+    if all_of and not as_json:
+        whole = sum(told["complete"] for told in found)
+        typer.echo(f"The lineage of {whole} of {len(found)} adapters is complete.")
+    if not all(told["complete"] for told in found):
+        raise typer.Exit(1)
+
+
 def _tell(standing: Standing, dry_run: bool) -> None:
     one, before = standing.candidate, standing.champion
     if standing.is_champion and before:

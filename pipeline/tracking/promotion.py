@@ -204,7 +204,7 @@ def candidates(project: Project, cohort: str) -> list[Candidate]:
         return []
     unread = _Unread()
     base_now = unread.read("base", lambda: read_record(project.base_adapter).weights_sha256) or ""
-    judged = unread.read("judged", lambda: _evaluation(project.evaluation(cohort))) or {}
+    judged = unread.read("judged", lambda: read_evaluation(project.evaluation(cohort))) or {}
     labels = unread.read("labels", lambda: _labels(project.labels(cohort))) or {}
     granted = unread.read("consent", lambda: _granted(project.cohort(cohort))) or set()
     erased = unread.read("erasure", lambda: adapters_to_retrain(project)) or {}
@@ -222,8 +222,8 @@ def _candidate(
     unread: Mapping[str, str],
     guard_tolerance: float,
 ) -> Candidate:
+    from stages.alignment.splits import held_out_digest
     from stages.atomic import sha256_file
-    from stages.evaluate import held_out_digest
 
     cohort, user, weights = folder.parent.name, folder.name, folder / "adapter.safetensors"
     mine = _Unread(unread)
@@ -285,7 +285,8 @@ def _figures(errors: Any) -> Figures | None:
         return None
 
 
-def _evaluation(path: Path) -> dict[str, Any]:
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """{user: entry} of what evaluate wrote. Raises InputError where it cannot be read."""
     try:
         users = json.loads(path.read_text(encoding="utf-8"))["users"]
         return {user: entry for user, entry in users.items() if isinstance(entry, dict)}

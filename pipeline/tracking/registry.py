@@ -29,15 +29,33 @@ WITHDRAWN = "withdrawn"
 _WEIGHTS = "adapter/adapter.safetensors"
 
 
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model."""
+
+    name: str
+    version: str
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+    run_id: str
+    source: str
+
+
 class Registry(MlflowStore):
     """The registered models of one tracking store: the embedded SQLite file or a server."""
 
     def __init__(self, tracker: Tracker) -> None:
         """Raises TrackingError where the store cannot be made or reached."""
-        super().__init__(tracker.uri, tracker.settings.experiment, tracker.prepare())
-        from mlflow import MlflowClient
+        artifacts = tracker.prepare()
+        try:
+            super().__init__(tracker.uri, tracker.settings.experiment, artifacts)
+            from mlflow import MlflowClient
 
-        self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        except TrackingError:
+            raise
+        except Exception as error:  # a database that is broken or of another version: whatever SQLAlchemy says of it
+            raise TrackingError(f"{redacted(tracker.uri)}: {str(error).splitlines()[0]}") from error
 
     def name_of(self, cohort: str, user: str) -> str:
         """Name of a user's registered model."""
@@ -65,6 +83,56 @@ class Registry(MlflowStore):
             name = self.name_of(cohort, user)
             found = [model for model in self._models(name) if model.name == name]
             return {alias: str(version) for model in found for alias, version in dict(model.aliases or {}).items()}
+
+    def versions(self, cohort: str | None, user: str | None) -> list[Version]:
+        """Every version of a user's model, or of the base's, oldest first. Raises TrackingError."""
+        name = model_name(self._experiment_name, cohort, user)
+        with self._told():
+            aliases: dict[str, list[str]] = {}
+            for model in self._models(name):
+                if model.name == name:
+                    for alias, number in dict(model.aliases or {}).items():
+                        aliases.setdefault(str(number), []).append(alias)
+            found = self._client.search_model_versions(f"name = '{name}'", max_results=PAGE)
+        listed = [
+            Version(
+                name,
+                str(item.version),
+                tuple(sorted(aliases.get(str(item.version), []))),
+                dict(item.tags or {}),
+                item.run_id or "",
+                item.source or "",
+            )
+            for item in found
+        ]
+        return sorted(listed, key=lambda item: int(item.version))
+
+    def fetch(self, version: Version, place: Path) -> Path:
+        """The adapter's two files of a version, in a folder below ``place``. Raises TrackingError where they are gone."""
+        import mlflow.artifacts
+
+        with self._told():
+            for name in ("adapter.safetensors", "adapter.json"):
+                told = {"artifact_uri": f"{version.source}/{name}", "tracking_uri": self.uri}
+                mlflow.artifacts.download_artifacts(**told, dst_path=str(place))
+        return place
+
+    def runs_with(self, digest: str, stage: str) -> list[Any]:
+        """Runs of a stage that are of the adapter with this hash, newest first. Raises TrackingError."""
+        with self._told():
+            experiment = self._client.get_experiment_by_name(self._experiment_name)
+            query = f"tags.adapter_sha256 = '{digest}' and tags.stage = '{stage}'"
+            if experiment is None:
+                return []
+            return list(self._client.search_runs([experiment.experiment_id], query, order_by=["start_time DESC"]))
+
+    def recorded_sha256(self, run_id: str) -> str | None:
+        """The hash of the weights in a run's artifacts, computed anew; None where there are none. Raises TrackingError."""
+        with self._told(), tempfile.TemporaryDirectory() as folder:
+            there = {item.path for item in self._client.list_artifacts(run_id, "adapter")}
+            if _WEIGHTS not in there:
+                return None
+            return sha256_file(Path(self._client.download_artifacts(run_id, _WEIGHTS, folder)))
 
     def tags(self, name: str, version: str) -> dict[str, str]:
         """A version's tags. Raises TrackingError."""
@@ -178,7 +246,7 @@ class Registry(MlflowStore):
         try:
             with patience():
                 yield
-        except MlflowException as error:
+        except (MlflowException, OSError) as error:
             raise TrackingError(f"{redacted(self.uri)}: {str(error).splitlines()[0]}") from error
 
 
@@ -204,12 +272,19 @@ class Standing:
         return is_champion(self.candidate, self.champion)
 
 
+def open_registry(tracker: Tracker) -> Registry | None:
+    """The registry; None where there is no store yet: no need to make one to learn that it is empty.
+
+    Raises TrackingError.
+    """
+    embedded = tracker.project.private / "mlflow" / "mlflow.db"
+    return Registry(tracker) if tracker.settings.uri or embedded.exists() else None
+
+
 def standings(tracker: Tracker, cohorts: list[str]) -> list[Standing]:
     """Every personal adapter of the cohorts under the rule. Raises TrackingError where the registry cannot be read."""
     found = [(cohort, candidates(tracker.project, cohort)) for cohort in cohorts]
-    embedded = tracker.project.private / "mlflow" / "mlflow.db"
-    # no need to make a store to learn that it is empty
-    registry = Registry(tracker) if tracker.settings.uri or embedded.exists() else None
+    registry = open_registry(tracker)
     listed = []
     for cohort, ones in found:
         champions = registry.champions(cohort) if registry and ones else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from stages.atomic import sha256_bytes
+from stages.atomic import sha256_bytes, sha256_json
 
 
 def _shuffled(names: Iterable[str], seed: int) -> list[str]:
@@ -33,3 +33,8 @@ def split_utterances(
     chosen = order[:count]
     known = {texts[name] for name in chosen}
     return sorted(chosen), sorted(name for name in order[count:] if texts[name] not in known)
+
+
+def held_out_digest(judged: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 of (utterance, reference) pairs in their order: figures with another one are of other utterances or texts."""
+    return sha256_json([list(pair) for pair in judged])
