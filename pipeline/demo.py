@@ -49,7 +49,7 @@ def print_summary(context: Context) -> None:
 
 def example_recording(context: Context) -> tuple[str, str | None]:
     """A held-out recording of a user with an adapter, as a file that `edgealign ask` can take; and that user."""
-    from stages.alignment.adapter import read_record
+    from stages.alignment.record import read_record
     from stages.shards import iter_shard
 
     for cohort in context.settings.personal_cohorts:

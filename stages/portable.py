@@ -110,7 +110,7 @@ class PortableAdapter:
         self, folder: Path, base: Path | None, padding_s: float, encoder: str = "", llm: str = "", name: str = ""
     ) -> None:
         """``base`` is None where ``folder`` holds a base itself. Raises InputError and ModelError."""
-        from stages.alignment.adapter import read_record
+        from stages.alignment.record import read_record
         from stages.listener import Listener
         from stages.models.encoder import SpeechEncoder
 

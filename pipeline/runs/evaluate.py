@@ -131,7 +131,7 @@ def run(context: Context, cohort: str) -> None:
 
 def _held_out(context: Context, cohort: str) -> tuple[dict[str, Path], dict[str, list[Any]]]:
     """Each user's adapter folder and the held-out utterances that its record names."""
-    from stages.alignment.adapter import read_record
+    from stages.alignment.record import read_record
     from stages.features import read_features
 
     by_name = {item.utterance: item for item in load_labelled(context, [cohort], read_features)}
@@ -150,7 +150,7 @@ def _held_out(context: Context, cohort: str) -> tuple[dict[str, Path], dict[str,
 
 def _guard(context: Context) -> list[Any]:
     """Utterances that the base holds out, of all its cohorts. They change only with the base, which is a dependency."""
-    from stages.alignment.adapter import read_record
+    from stages.alignment.record import read_record
     from stages.features import read_features
     from stages.guard import spread
 
@@ -163,7 +163,7 @@ def _keys(
     context: Context, folders: dict[str, Path], held_out: dict[str, list[Any]], guard: list[Any]
 ) -> dict[str, str]:
     """For each user what the figures follow from: adapters, held-out utterances and the guard's, settings, LLM."""
-    from stages.alignment.adapter import read_record
+    from stages.alignment.record import read_record
     from stages.models.identity import read_identity
 
     base = read_record(context.project.base_adapter).weights_sha256
@@ -194,7 +194,7 @@ def _judged_before(path: Path, keys: dict[str, str]) -> dict[str, dict[str, Any]
 
 def _of_training(folder: Path) -> dict[str, Any]:
     """What an adapter's record says of its training, by DESIGN's names."""
-    from stages.alignment.adapter import read_record
+    from stages.alignment.record import read_record
 
     record = read_record(folder)
     kept = ("train_seconds", "utterances", "trainable_parameters", "density", "peak_rss_bytes", "bytes_exchanged")

@@ -58,7 +58,7 @@ def _differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, list[A
 
 
 def _side(context: Context, registry: Registry | None, reference: Reference) -> Side:
-    from stages.alignment.adapter import read_record
+    from stages.alignment.record import read_record
 
     if reference.cohort is None:
         raise InputError(f"{reference}: compare takes personal adapters, COHORT/USER, each with its base beside it.")

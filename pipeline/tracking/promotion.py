@@ -16,9 +16,11 @@ from pipeline.project import Project
 from stages.errors import EdgealignError, InputError
 
 if TYPE_CHECKING:
-    from stages.alignment.adapter import AdapterRecord
+    from stages.alignment.record import AdapterRecord
 
 RULE_VERSION = 2
+RETRAIN = "retrain"
+"""Tag that an erasure leaves on versions of adapters that learned from the person."""
 T = TypeVar("T")
 
 
@@ -76,6 +78,11 @@ class Champion:
     adapter_sha256: str
     figures: Figures | None  # as they were when it was promoted; None where it carries none
     retrain: str = ""  # the erasure after which it is to be replaced
+
+
+def champion_of(version: str, tags: Mapping[str, str]) -> Champion:
+    """The champion that a version with these tags is."""
+    return Champion(version, tags.get("adapter_sha256", ""), _figures(tags), tags.get(RETRAIN, ""))
 
 
 def broken(candidate: Candidate, champion: Champion | None) -> dict[str, str]:
@@ -197,7 +204,7 @@ def candidates(project: Project, cohort: str) -> list[Candidate]:
     """Every personal adapter of a cohort, by user. Changes nothing; what cannot be read stands in ``unread``."""
     from pipeline.cohorts.erasure.tombstones import adapters_to_retrain
     from pipeline.settings import load_settings
-    from stages.alignment.adapter import read_record
+    from stages.alignment.record import read_record
 
     folders = [path for path in project.adapters(cohort).glob("[!.]*") if path.is_dir()]
     if not folders:
@@ -264,7 +271,7 @@ def _candidate(
 
 def _record(folder: Path) -> AdapterRecord:
     """The record of a personal adapter that lies where its user's does."""
-    from stages.alignment.adapter import read_record
+    from stages.alignment.record import read_record
 
     try:
         record = read_record(folder)

@@ -72,7 +72,7 @@ def opened(project: Project, registry: Registry | None, reference: Reference) ->
 
     Raises InputError where there is none, TrackingError.
     """
-    from stages.alignment.adapter import read_record
+    from stages.alignment.record import read_record
 
     versions = registry.versions(reference.cohort, reference.user) if registry else []
     if not reference.at:

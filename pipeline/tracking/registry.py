@@ -14,16 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.tracking.champions import embedded_champions
 from pipeline.tracking.lineage import lineage_tags
 from pipeline.tracking.models import CHAMPION, PAGE, PREVIOUS, create_version, model_name
-from pipeline.tracking.promotion import RULE_VERSION, Candidate, Champion, Figures, broken, candidates, is_champion
+from pipeline.tracking.promotion import RULE_VERSION, Candidate, Champion, broken, candidates, champion_of, is_champion
 from pipeline.tracking.store import MlflowStore, patience, redacted
 from pipeline.tracking.tracker import Tracker
 from stages.atomic import sha256_file
 from stages.errors import InputError, TrackingError
 
-RETRAIN = "retrain"
-"""Tag that an erasure leaves on versions of adapters that learned from the person."""
 WITHDRAWN = "withdrawn"
 """Tag that a rollback leaves on the version that was champion: when, and why."""
 _WEIGHTS = "adapter/adapter.safetensors"
@@ -71,10 +70,7 @@ class Registry(MlflowStore):
                     # most champions are the latest version, which comes with the model: asking for one takes some 20 ms
                     known = {str(item.version): item for item in model.latest_versions or ()}
                     found = known.get(str(version)) or self._client.get_model_version(model.name, str(version))
-                    tags = dict(found.tags or {})
-                    champions[model.name.removeprefix(prefix)] = Champion(
-                        str(version), tags.get("adapter_sha256", ""), _figures(tags), tags.get(RETRAIN, "")
-                    )
+                    champions[model.name.removeprefix(prefix)] = champion_of(str(version), dict(found.tags or {}))
         return champions
 
     def aliases(self, cohort: str, user: str) -> dict[str, str]:
@@ -250,13 +246,6 @@ class Registry(MlflowStore):
             raise TrackingError(f"{redacted(self.uri)}: {str(error).splitlines()[0]}") from error
 
 
-def _figures(tags: dict[str, str]) -> Figures | None:
-    try:
-        return Figures(float(tags["wer"]), float(tags["cer"]))
-    except (KeyError, ValueError):
-        return None
-
-
 @dataclass(frozen=True)
 class Standing:
     """An adapter, its user's champion, and what the rule says."""
@@ -284,12 +273,22 @@ def open_registry(tracker: Tracker) -> Registry | None:
 def standings(tracker: Tracker, cohorts: list[str]) -> list[Standing]:
     """Every personal adapter of the cohorts under the rule. Raises TrackingError where the registry cannot be read."""
     found = [(cohort, candidates(tracker.project, cohort)) for cohort in cohorts]
-    registry = open_registry(tracker)
     listed = []
     for cohort, ones in found:
-        champions = registry.champions(cohort) if registry and ones else {}
+        champions = champions_of(tracker, cohort) if ones else {}
         listed += [Standing(one, champions.get(one.user), broken(one, champions.get(one.user))) for one in ones]
     return listed
+
+
+def champions_of(tracker: Tracker, cohort: str) -> dict[str, Champion]:
+    """{user: champion} of a cohort; empty where there is no store yet. Raises TrackingError."""
+    embedded = tracker.project.private / "mlflow" / "mlflow.db"
+    if not tracker.settings.uri and embedded.exists():
+        found = embedded_champions(embedded, model_name(tracker.settings.experiment, cohort, ""))
+        if found is not None:
+            return found
+    registry = open_registry(tracker)
+    return registry.champions(cohort) if registry else {}
 
 
 def promote(

@@ -6,7 +6,8 @@ import datetime
 from dataclasses import dataclass
 
 from pipeline.tracking.models import CHAMPION, PREVIOUS
-from pipeline.tracking.registry import RETRAIN, WITHDRAWN, Registry
+from pipeline.tracking.promotion import RETRAIN
+from pipeline.tracking.registry import WITHDRAWN, Registry
 from pipeline.tracking.tracker import Tracker
 from stages.errors import InputError
 

@@ -59,7 +59,7 @@ class Walk:
         return told
 
     def _tell(self, found: Opened, told: dict[str, Any], problems: list[str]) -> None:
-        from stages.alignment.adapter import read_record
+        from stages.alignment.record import read_record
 
         record = read_record(found.folder)
         told["adapter_sha256"] = record.weights_sha256
@@ -231,7 +231,7 @@ class Walk:
 
     def _where_base(self, digest: str) -> Reference:
         """The base in the workspace if it is this one, else its registered version, else the workspace's all the same."""
-        from stages.alignment.adapter import read_record
+        from stages.alignment.record import read_record
 
         try:
             if read_record(self._project.base_adapter).weights_sha256 == digest:

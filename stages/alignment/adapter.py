@@ -6,11 +6,8 @@ form of its method: ``shira`` sparse values, ``lora`` two low-rank factors, ``fu
 
 from __future__ import annotations
 
-import json
-import warnings
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,35 +17,10 @@ from torch import Tensor
 
 from stages.alignment import sparse
 from stages.alignment.bridgeformer import BridgeFormer, BridgeFormerConfig
+from stages.alignment.record import AdapterRecord, read_record
 from stages.alignment.vocabulary import Vocabulary
 from stages.atomic import atomic_folder, sha256_file, write_json
 from stages.errors import InputError
-
-FORMAT = 1
-
-
-@dataclass
-class AdapterRecord:
-    """What ``adapter.json`` says of an adapter."""
-
-    kind: str  # "base" or "personal"
-    method: str  # "embedlink" for a base; "shira", "lora" or "full" for a personal adapter
-    bridge: dict[str, Any]  # BridgeFormerConfig
-    encoder: str  # name and weight hash
-    llm: str  # name and weight hash
-    vocabulary: list[int]  # token ids of the LLM
-    base_sha256: str | None = None  # of the base's adapter.safetensors
-    weights_sha256: str = ""  # of this adapter.safetensors; set when saved
-    cohort: str | None = None
-    user: str | None = None
-    train_utterances: list[str] = field(default_factory=list)
-    held_out_utterances: list[str] = field(default_factory=list)
-    data_md5: str | None = None  # DVC's md5 of data/
-    git_commit: str | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    device: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    format: int = FORMAT
 
 
 def save(folder: Path, tensors: dict[str, np.ndarray], record: AdapterRecord) -> AdapterRecord:
@@ -60,25 +32,6 @@ def save(folder: Path, tensors: dict[str, np.ndarray], record: AdapterRecord) ->
         record.weights_sha256 = sha256_file(temporary / "adapter.safetensors")
         write_json(temporary / "adapter.json", asdict(record))
     return record
-
-
-def read_record(folder: Path) -> AdapterRecord:
-    """The adapter's record. Raises InputError where it is missing or not readable; tolerates newer keys with a warning."""
-    path = Path(folder) / "adapter.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no adapter there. Run `dvc repro` to train it.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error}). Delete the folder and run `dvc repro`.") from error
-    known = {item.name for item in fields(AdapterRecord)}
-    newer = sorted(set(content) - known)
-    if newer:
-        warnings.warn(f"{path}: written by a newer edgealign; ignored: {', '.join(newer)}", stacklevel=2)
-    try:
-        return AdapterRecord(**{key: value for key, value in content.items() if key in known})
-    except TypeError as error:
-        raise InputError(f"{path}: lacks a field ({error}). Delete the folder and run `dvc repro`.") from error
 
 
 def read_tensors(folder: Path, record: AdapterRecord) -> dict[str, np.ndarray]:
