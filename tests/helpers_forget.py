@@ -68,13 +68,8 @@ def record_runs(world: World) -> None:
         for path in sorted(project.plots.iterdir()):
             run.artifact(path, "report")
     client = MlflowClient(tracking_uri=tracker.uri)
-    experiment = client.get_experiment_by_name("edgealign")
-    for user in (SLUG, "ann"):
-        [run] = client.search_runs([experiment.experiment_id], f"tags.user = '{user}' and tags.cohort = 'home'")
-        name = f"edgealign.home.{user}"
-        client.create_registered_model(name, {"cohort": "home", "user": user})
-        version = client.create_model_version(name, f"{run.info.artifact_uri}/adapter", run.info.run_id)
-        client.set_registered_model_alias(name, "champion", version.version)
+    for user in (SLUG, "ann"):  # they were registered as they were recorded
+        client.set_registered_model_alias(f"edgealign.home.{user}", "champion", "1")
     assert tracker.spool.waiting() == []
 
 

@@ -142,9 +142,10 @@ def test_mlflow_keeps_the_others_and_marks_what_learned_from_the_person(forgotte
     ann = users["home", "ann"]
     assert ann["tags"]["retrain"].startswith("erasure ")
     assert ann["losses"] == 50
-    assert set(ann["files"]) == {"adapter/adapter.json", "adapter/adapter.safetensors"}
+    assert set(ann["files"]) >= {"adapter/adapter.json", "adapter/adapter.safetensors", "adapter/MLmodel"}
     [base] = [run for run in found["runs"] if run["tags"]["stage"] == "base"]
     assert base["tags"]["retrain"].startswith("erasure ")
     names = json.loads(base["files"]["adapter/adapter.json"])["train_utterances"]
     assert sum(name.startswith(("ann-", "bob-", "zoe-")) for name in names) == len(names) > 8
-    assert found["models"] == ["edgealign.home.ann"]
+    others = ("base", "far.carol", "home.ann", "home.bob", "home.zoe")
+    assert sorted(found["models"]) == [f"edgealign.{name}" for name in others]
