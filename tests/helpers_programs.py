@@ -31,12 +31,12 @@ PROGRAMS = {
 
 
 def program(name: str) -> Path | None:
-    """Where a program is; for PostgreSQL its ``initdb``, beside which the others lie. None where it is not installed."""
+    """Where a program is; links followed, as beside PostgreSQL's ``initdb`` lie the others. None where it is not installed."""
     known = PROGRAMS[name]
     folders = [str(folder) for folder in sorted(Path("/").glob(known.folders))[::-1]] if known.folders else []
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), *folders])
     found = next(filter(None, (shutil.which(one, path=path) for one in known.names)), None)
-    return Path(found) if found else None
+    return Path(found).resolve() if found else None
 
 
 def needs(*programs: str) -> None:

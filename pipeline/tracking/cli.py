@@ -63,9 +63,13 @@ def ui(
 
 
 @app.command()
-def replay() -> None:
-    """Send the runs that wait in the spool."""
+def replay(
+    refused: bool = typer.Option(False, help="Also those that were refused before and put aside."),
+) -> None:
+    """Send the runs that wait in the spool. Ends with status 1 where one still waits or was refused."""
     tracker = _tracker()
+    if refused:
+        tracker.spool.readmit()
     done = tracker.send()
     typer.echo(f"{done.sent} run(s) sent, {done.waiting} still waiting, {done.refused} refused.")
     if done.waiting or done.refused:
@@ -77,14 +81,7 @@ def runs(
     count: int = typer.Option(20, "--count", "-n", min=1, max=1000, help="How many, newest first."),
 ) -> None:
     """List the last runs."""
-    from stages.errors import TrackingError
-
-    tracker = _tracker()
-    try:
-        found = tracker.latest(count)
-    except TrackingError as error:
-        typer.echo(f"{error}. Start the server, or set tracking.uri in params.yaml.", err=True)
-        raise typer.Exit(1) from None
+    found = _tracker().latest(count)
     table = Table(box=None)
     for name in ("started", "stage", "cohort", "user", "device", "status", "main metric"):
         table.add_column(name, no_wrap=name not in ("cohort", "user", "device"), overflow="fold")

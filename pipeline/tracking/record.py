@@ -49,7 +49,7 @@ class Artifact:
     folder: str = ""
     """Folder in the run's artifacts; empty for the top."""
     sha256: str = ""
-    """Set where the file is linked, not copied: a later change in place must not pass for the recorded content."""
+    """A later change of the file must not pass for the recorded content; empty in records of older versions."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pipeline.tracking.record import Artifact, Record
 from stages.atomic import atomic_folder, sha256_file, write_json
 
 COPY_LIMIT_BYTES = 64 * 1024 * 1024
-"""Files up to this size are copied; larger ones are hard-linked, with their hash."""
+"""Files up to this size are copied; larger ones are hard-linked."""
 
 LEFTOVER_S = 7 * 24 * 3600
 """Age at which files that belong to no record are taken for leftovers."""
@@ -46,21 +46,21 @@ class Spool:
     def keep(self, record: Record, source: Path, folder: str) -> Artifact:
         """Take a file as it is now, for a record that is not put yet. Raises OSError.
 
-        Up to COPY_LIMIT_BYTES it is copied; a larger one is hard-linked, with its hash.
+        Up to COPY_LIMIT_BYTES it is copied; a larger one is hard-linked. Either goes with its hash.
         """
         number = len(record.artifacts)
         # a folder a file: MLflow names an artifact after the file that is handed over
         kept = self._staging(record) / str(number) / source.name
         kept.parent.mkdir(parents=True, exist_ok=True)
-        digest = ""
         if source.stat().st_size > COPY_LIMIT_BYTES:
-            digest = sha256_file(source)
             try:
                 os.link(source, kept)
             except OSError:  # another file system
                 shutil.copyfile(source, kept)
         else:
             shutil.copyfile(source, kept)
+        # what is sent later must be this content: the file may be changed in place, or in the spool
+        digest = sha256_file(kept)
         return Artifact(f"files/{number}/{source.name}", folder, digest)
 
     def _staging(self, record: Record) -> Path:
@@ -101,6 +101,14 @@ class Spool:
         folder.rename(target)
         write_json(target / "reason.json", {"reason": reason})
         return target
+
+    def readmit(self) -> int:
+        """Let the records that were put aside wait again; how many."""
+        aside = sorted(self.refused_folder.iterdir()) if self.refused_folder.is_dir() else []
+        for folder in aside:
+            (folder / "reason.json").unlink(missing_ok=True)
+            folder.rename(self.folder / folder.name)
+        return len(aside)
 
     @contextmanager
     def sending(self, wait_s: float) -> Iterator[None]:

@@ -5,8 +5,8 @@ Everything goes through ``MlflowClient(tracking_uri=...)``: MLflow's global trac
 
 from __future__ import annotations
 
+import logging
 import os
-import re
 import socket
 import sqlite3
 import subprocess
@@ -21,7 +21,8 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 
 from pipeline.tracking.models import register
-from pipeline.tracking.record import RECORD_TAG, Ancestor, Record
+from pipeline.tracking.record import RECORD_TAG, Ancestor, Artifact, Record
+from pipeline.tracking.troubles import RecordRefused, check_database, redacted, told
 from stages.atomic import sha256_file
 from stages.errors import TrackingError
 
@@ -37,13 +38,20 @@ PATIENCE = {
 """MLflow's behaviour while edgealign sends; it reads these at each call. The user's own values win."""
 
 CONNECT_S = 3.0
+log = logging.getLogger("edgealign.tracking")
 _BATCH_METRICS, _BATCH_PAIRS = 800, 100  # MLflow takes 1000 items in one log_batch, of them 100 params and 100 tags
-_REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 _environment = threading.Lock()
 
-
-class RecordRefused(TrackingError):
-    """The store answered and will never take this record."""
+__all__ = [
+    "PATIENCE",
+    "MlflowStore",
+    "RecordRefused",
+    "Store",
+    "check_reachable",
+    "create_embedded",
+    "patience",
+    "redacted",
+]
 
 
 class Store(Protocol):
@@ -70,17 +78,17 @@ def patience() -> Iterator[None]:
 
 @contextmanager
 def _translated(uri: str) -> Iterator[None]:
-    """MLflow's errors as ours, with our patience."""
+    """The errors of MLflow, its database and the disk as ours, with our patience."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         with patience():
             yield
-    except MlflowException as error:
-        message = f"{redacted(uri)}: {str(error).splitlines()[0]}"
-        if error.error_code in _REFUSALS:
-            raise RecordRefused(message) from error
-        raise TrackingError(message) from error
+    except TrackingError:
+        raise
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        raise told(uri, error) from error
 
 
 class MlflowStore:
@@ -95,7 +103,9 @@ class MlflowStore:
             raise TrackingError("mlflow is not installed here. Install the project again: pip install -e .")
         from mlflow import MlflowClient
 
-        self._client: Any = MlflowClient(tracking_uri=uri)
+        check_database(uri)
+        with _translated(uri):
+            self._client: Any = MlflowClient(tracking_uri=uri)
         self._experiment_name = experiment
         self._artifacts = artifacts
         self._experiment_id: str | None = None
@@ -176,10 +186,18 @@ class MlflowStore:
             if there.get(key, value) != value:  # MLflow's parameters never change; a record sent again may
                 tags[f"changed.{key}"] = value
         for artifact in record.artifacts:
-            if artifact.sha256 and sha256_file(Path(artifact.source)) != artifact.sha256:
-                tags[f"artifact_changed.{Path(artifact.source).name}"] = artifact.sha256
-            else:
+            if _as_recorded(artifact):
                 self._client.log_artifact(run_id, artifact.source, artifact.folder or None)
+            else:
+                name = Path(artifact.source).name
+                tags[f"artifact_changed.{name}"] = artifact.sha256
+                log.warning(
+                    "tracking: the run %s goes without %s: the file in the spool is not the one that was recorded (SHA-256 %s)."
+                    " `dvc repro` of its stage records it again",
+                    record.name,
+                    name,
+                    artifact.sha256[:12],
+                )
         self._log_datasets(run_id, record)
         metrics = [Metric(*item) for item in record.metrics]
         params = [Param(key, value) for key, value in record.params.items() if key not in there]
@@ -209,8 +227,19 @@ class MlflowStore:
         self._client.set_terminated(run_id, status, end_time=record.end_ms)
 
 
+def _as_recorded(artifact: Artifact) -> bool:
+    """Whether a file in the spool still has the content that was recorded."""
+    try:
+        return not artifact.sha256 or sha256_file(Path(artifact.source)) == artifact.sha256
+    except FileNotFoundError:
+        return False
+
+
 def check_reachable(uri: str) -> None:
-    """Raises TrackingError at once where nobody listens at a server's address; MLflow would keep trying for minutes."""
+    """Raises TrackingError at once where no MLflow server answers at an address, or where it does not take our account.
+
+    MLflow itself would keep trying for minutes.
+    """
     address = urlsplit(uri)
     if address.scheme not in ("http", "https"):
         return
@@ -220,12 +249,20 @@ def check_reachable(uri: str) -> None:
         port = address.port or (443 if address.scheme == "https" else 80)
         socket.create_connection((address.hostname, port), timeout=CONNECT_S).close()
     except (OSError, ValueError) as error:
-        raise TrackingError(f"{redacted(uri)}: {error}") from error
+        raise TrackingError(
+            f"{redacted(uri)}: {error}. Start the server (mlflow/serve.sh there), or set tracking.uri in params.yaml"
+        ) from error
+    with _translated(uri):
+        from mlflow.utils.credentials import get_default_host_creds
+        from mlflow.utils.rest_utils import http_request, verify_rest_response
 
-
-def redacted(uri: str) -> str:
-    """``uri`` without a password, for messages."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+        path = "/api/2.0/mlflow/experiments/search"
+        answer = http_request(get_default_host_creds(uri), path, "GET", params={"max_results": 1})
+        if answer.status_code == 404:
+            raise TrackingError(
+                f"{redacted(uri)}: something answers there that is no MLflow server (404). Set tracking.uri in params.yaml"
+            )
+        verify_rest_response(answer, path)
 
 
 def create_embedded(database: Path, artifacts: Path) -> None:

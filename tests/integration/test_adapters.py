@@ -33,7 +33,7 @@ from tests.helpers_adapters import (
     set_params,
     withhold,
 )
-from tests.integration.test_tracking_mlflow import free_port, server
+from tests.helpers_server import free_port, server
 
 pytestmark = pytest.mark.integration
 

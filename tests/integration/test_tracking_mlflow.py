@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +16,7 @@ from pipeline.tracking.record import RECORD_TAG
 from pipeline.tracking.store import MlflowStore, create_embedded
 from pipeline.tracking.tracker import Tracker
 from stages.atomic import sha256_file
+from tests.helpers_server import free_port, server
 
 pytestmark = pytest.mark.integration
 
@@ -59,45 +54,6 @@ def all_runs(uri: str) -> dict[str, Any]:
     names = [run.info.run_name for run in runs]
     assert len(names) == len(set(names)), f"a run is there twice: {names}"
     return {run.info.run_name: run for run in runs}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def server(folder: Path, port: int) -> Iterator[str]:
-    """The server that mlflow/serve.sh starts, ended by its process group."""
-    uri = f"http://127.0.0.1:{port}"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            ["bash", str(ROOT / "mlflow" / "serve.sh"), str(folder / "server")],
-            env={**os.environ, "PORT": str(port), "PATH": path},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        for _ in range(240):
-            try:
-                with urllib.request.urlopen(f"{uri}/health", timeout=2):
-                    break
-            except OSError:
-                assert process.poll() is None, (folder / "server.log").read_text()[-2000:]
-                time.sleep(0.5)
-        else:
-            pytest.fail((folder / "server.log").read_text()[-2000:])
-        yield uri
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(20)
 
 
 def record_stage(tracker: Tracker, folder: Path) -> None:
