@@ -26,9 +26,20 @@ class Project:
         )
 
     @property
+    def checkout(self) -> Path:
+        """The checkout itself, also from the copy of it below ``.dvc/tmp/exps`` in which DVC runs a queued experiment."""
+        for folder in self.root.parents:
+            if folder.parts[-3:] == (".dvc", "tmp", "exps"):
+                return folder.parents[2]
+        return self.root
+
+    @property
     def private(self) -> Path:
-        """State of this checkout that is neither data nor result: tracking store, spool, Ray session."""
-        return self.root / ".edgealign"
+        """State of this checkout that is neither data nor result: tracking store, spool, checkpoints.
+
+        Experiments share it: DVC removes the copy in which one ran, and its runs would go with it.
+        """
+        return self.checkout / ".edgealign"
 
     @property
     def encoder(self) -> Path:

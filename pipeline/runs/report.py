@@ -18,7 +18,8 @@ def run(context: Context) -> None:
     cohorts, base = read_results(context)
     with context.tracker.run("report") as run:
         summary = write_report(cohorts, base, project.summary, project.plots)
-        run.metrics({name: value for name, value in summary["overall"].items() if isinstance(value, (int, float))})
+        run.metrics(summary["overall"])
+        run.whole({**summary["overall"], **{name: part["all"] for name, part in summary["cohorts"].items()}})
         run.artifact(project.summary, "metrics")
         for path in sorted(project.plots.iterdir()):
             run.artifact(path, "report")

@@ -1,4 +1,4 @@
-"""What every run says about where it comes from: code commit, data version, DVC stage, host."""
+"""What every run says about where it comes from: code commit, data version, DVC stage and experiment, host, settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from typing import Any
 
 import yaml
 
+from pipeline.tracking.record import flatten
+
 UNKNOWN = "unknown"
+EXPERIMENT = {"dvc_experiment": "DVC_EXP_NAME", "dvc_baseline": "DVC_EXP_BASELINE_REV"}
+"""Tag: what `dvc exp run` tells the commands that it starts."""
+
+NO_RESULT = ("check", "tracking")
+"""Sections of params.yaml that no stage reads, or that say only where runs go."""
 
 
 def lineage_tags(root: Path) -> dict[str, str]:
@@ -26,9 +33,46 @@ def lineage_tags(root: Path) -> dict[str, str]:
     stage = os.environ.get("DVC_STAGE")  # set by DVC for the commands that it starts
     if stage:
         tags["dvc_stage"] = stage
+    for tag, variable in EXPERIMENT.items():
+        if os.environ.get(variable):
+            tags[tag] = os.environ[variable]
     if tags["git_commit"] != UNKNOWN:
         tags["mlflow.source.git.commit"] = tags["git_commit"]  # the MLflow UI shows this one as "Source"
     return tags
+
+
+def parameters(root: Path) -> dict[str, Any]:
+    """Every setting that a stage may read, ``personalize.density`` and so on; empty where params.yaml is not to be read."""
+    from pipeline.settings import load_settings
+    from stages.errors import EdgealignError
+
+    try:
+        settings = load_settings(root).model_dump(exclude=set(NO_RESULT))
+    except (EdgealignError, OSError):
+        return {}
+    return flatten(settings)
+
+
+def changed_parameters(root: Path) -> str | None:
+    """What params.yaml changes against the commit that this run starts from: "personalize.density: 0.01 → 0.02; ...".
+
+    Empty where nothing differs; None where there is no such commit.
+    """
+    baseline = os.environ.get(EXPERIMENT["dvc_baseline"]) or "HEAD"
+    before = git(root, "show", f"{baseline}:./params.yaml")
+    if before is None:
+        return None
+    try:
+        old, new = (_plain(text) for text in (before, (root / "params.yaml").read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, AttributeError):
+        return None
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return "; ".join(f"{name}: {old.get(name, 'default')} → {new.get(name, 'default')}" for name in names)
+
+
+def _plain(text: str) -> dict[str, Any]:
+    content = yaml.safe_load(text)
+    return flatten({name: part for name, part in content.items() if name not in NO_RESULT})
 
 
 def git(root: Path, *arguments: str) -> str | None:

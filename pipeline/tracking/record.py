@@ -80,6 +80,9 @@ class Record:
     artifacts: list[Artifact] = field(default_factory=list)
     model: dict[str, Any] | None = None
     """Set where the artifacts below ``adapter/`` are to be a registered model's version; see pipeline.tracking.models."""
+    whole_params: dict[str, str] = field(default_factory=dict)
+    """What the outermost run, that of this `dvc repro`, bears as well, so that two of them can be compared."""
+    whole_metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
     version: int = VERSION
 
     def as_json(self) -> dict[str, Any]:
@@ -94,7 +97,9 @@ class Record:
         fields["ancestors"] = [Ancestor(**item) for item in fields["ancestors"]]
         fields["datasets"] = [Dataset(**item) for item in fields["datasets"]]
         fields["artifacts"] = [Artifact(**item) for item in fields["artifacts"]]
-        fields["metrics"] = [(str(key), float(value), int(at), int(step)) for key, value, at, step in fields["metrics"]]
+        for name in ("metrics", "whole_metrics"):
+            told = fields.get(name, [])
+            fields[name] = [(str(key), float(value), int(at), int(step)) for key, value, at, step in told]
         return cls(**fields)
 
 

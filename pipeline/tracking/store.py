@@ -220,8 +220,16 @@ class MlflowStore:
         self._client.log_inputs(run_id, inputs)
 
     def _settle(self, run_id: str, record: Record) -> None:
-        """End the run of the whole `dvc repro`: it failed once any of its stages has."""
-        status = self._client.get_run(run_id).info.status
+        """End the run of the whole `dvc repro`: it failed once any of its stages has. It bears what the stage says of all."""
+        from mlflow.entities import Metric, Param
+
+        whole = self._client.get_run(run_id)
+        status, known = whole.info.status, whole.data.params
+        params = [Param(key, value) for key, value in record.whole_params.items() if key not in known]
+        metrics = [Metric(*item) for item in record.whole_metrics]
+        while params or metrics:
+            self._client.log_batch(run_id, metrics[:_BATCH_METRICS], params[:_BATCH_PAIRS])
+            metrics, params = metrics[_BATCH_METRICS:], params[_BATCH_PAIRS:]
         if status != "FAILED":
             status = "FAILED" if record.status != "FINISHED" else "FINISHED"
         self._client.set_terminated(run_id, status, end_time=record.end_ms)

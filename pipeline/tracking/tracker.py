@@ -15,7 +15,7 @@ from filelock import Timeout
 from pipeline.owner import owner
 from pipeline.project import Project
 from pipeline.settings import Tracking
-from pipeline.tracking.lineage import lineage_tags
+from pipeline.tracking.lineage import changed_parameters, lineage_tags, parameters
 from pipeline.tracking.record import (
     Ancestor,
     Dataset,
@@ -63,6 +63,14 @@ class Run:
             number = finite(value)
             if number is not None:
                 self.record.metrics.append((_clean(key), number, at, step))
+
+    def whole(self, values: Mapping[str, Any]) -> None:
+        """Figures of this whole `dvc repro`: its own run bears them too, so that two of them can be compared."""
+        at = now_ms()
+        for key, value in flatten(values).items():
+            number = finite(value)
+            if number is not None:
+                self.record.whole_metrics.append((_clean(key), number, at, 0))
 
     def curve(self, name: str, points: Iterable[tuple[int, float]]) -> None:
         """A figure over steps."""
@@ -182,17 +190,27 @@ class Tracker:
             with self._recording(
                 f"{stage}@{cohort}" if cohort else stage, stage, [self._top()], given, key, tags
             ) as run:
+                told = parameters(self.project.root)
+                run.record.whole_params = {_clean(key): str(value)[:_PARAM_LIMIT] for key, value in told.items()}
                 yield run
         finally:
             self.send()
 
     def _top(self) -> Ancestor:
         """The run of this `dvc repro`, or of this command where no DVC started it."""
-        found = owner()
+        found, lines = owner(), self._lines()
         name = "dvc repro" if found.dvc else "command"
-        tags = {"edgealign.repro": found.key, "command": found.command[:_TAG_LIMIT], "stage": "repro", **self._lines()}
+        tags = {"edgealign.repro": found.key, "command": found.command[:_TAG_LIMIT], "stage": "repro", **lines}
         tags.pop("dvc_stage", None)
-        return Ancestor(settled_name(found.key), name, int(found.create_time * 1000), tags)
+        changed = changed_parameters(self.project.root)
+        if changed is not None:
+            tags["params_changed"] = (changed or "none")[:_TAG_LIMIT]
+        parts, start_ms = [found.key], int(found.create_time * 1000)
+        experiment = lines.get("dvc_experiment")
+        if experiment:  # one process may run several
+            name = f"dvc exp {experiment}"
+            parts.append(experiment)
+        return Ancestor(settled_name(*parts), name, start_ms, tags)
 
     def _lines(self) -> dict[str, str]:
         if self._lineage is None:
