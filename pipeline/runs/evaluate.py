@@ -111,13 +111,14 @@ def run(context: Context, cohort: str) -> None:
         content = {"cohort": cohort, "users": dict(sorted(users.items())), "skipped": skipped, "all": together}
         write_json(project.evaluation(cohort), content)
         write_json(project.metrics(cohort), figures_alone(content))
-        run.metrics({**together, **costs.metrics(), "users": len(users)})
+        run.metrics({**figures_alone(content)["all"], **costs.metrics()})
         run.artifact(project.metrics(cohort), "metrics")
         for user in fresh:
             found = users[user]
             with run.child("evaluate", user=user, device_kind=found.get("device_kind")) as child:
                 child.metrics({name: value for name, value in found.items() if isinstance(value, (int, float))})
-                child.metrics({"wer": found["personal"]["wer"], "base_wer": found["base"]["wer"]})
+                child.metrics({name: found["personal"][name] for name in ("wer", "cer")})
+                child.metrics({f"base_{name}": found["base"][name] for name in ("wer", "cer")})
                 if found["guard"]["utterances"]:
                     child.metrics(
                         {

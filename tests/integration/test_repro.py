@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -82,6 +83,10 @@ class Checkout:
         done = self.run(sys.executable, "-m", "dvc", "repro")
         self.said = done.stdout + done.stderr
         return re.findall(r"^Running stage '([^']+)'", done.stdout, re.MULTILINE)
+
+    def commit(self) -> None:
+        """A commit of what is staged."""
+        self.run("git", "-c", "user.name=Test", "-c", "user.email=test@example.org", "commit", "--quiet", "-m", "all")
 
     def json(self, path: str) -> dict:
         return json.loads((self.folder / path).read_text(encoding="utf-8"))
@@ -237,6 +242,97 @@ def test_an_adapter_answers(spoken_project: Checkout) -> None:
     assert "home/ann" in unknown.stderr
 
 
+def runs_of(project: Checkout, query: str) -> list[Any]:
+    """Runs of the project's store that MLflow's search language finds."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{project.folder}/.edgealign/mlflow/mlflow.db")
+    [experiment] = client.search_experiments(filter_string="name = 'edgealign'")
+    return list(client.search_runs([experiment.experiment_id], query, max_results=500))
+
+
+def numbers(values: dict) -> dict[str, float]:
+    """The known figures of one level."""
+    return {name: value for name, value in values.items() if isinstance(value, (int, float))}
+
+
+def known(values: dict) -> dict:
+    """Without what is unknown: `dvc metrics` and MLflow leave that out."""
+    found = {name: known(value) if isinstance(value, dict) else value for name, value in values.items()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def check_that_all_tell_the_same(project: Checkout, whole: Any) -> None:
+    """``metrics/``, `dvc metrics show` and the run of a whole repro (with what is below it) agree in every figure."""
+    summary = project.json("metrics/summary.json")
+    shown = json.loads(project.run(sys.executable, "-m", "dvc", "metrics", "show", "--json").stdout)
+    [there] = shown.values()
+    assert there["data"]["metrics/summary.json"]["data"] == known(summary)
+    overall = numbers(summary["overall"])
+    wanted = "wer cer cascade_wer train_seconds utterances trainable_parameters adapter_bytes peak_rss_bytes"
+    assert {*wanted.split(), "bytes_exchanged"} <= overall.keys()
+    of_cohorts = {
+        f"{cohort}.{name}": value
+        for cohort, part in summary["cohorts"].items()
+        for name, value in numbers(part["all"]).items()
+    }
+    assert whole.data.metrics == {**overall, **of_cohorts}
+    [report] = runs_of(project, f"tags.mlflow.parentRunId = '{whole.info.run_id}' and tags.stage = 'report'")
+    assert overall.items() <= report.data.metrics.items()
+    users = project.summary()["cohorts"]
+    for cohort in summary["cohorts"]:
+        figures = project.json(f"metrics/{cohort}.json")
+        assert there["data"][f"metrics/{cohort}.json"]["data"] == known(figures)
+        together = summary["cohorts"][cohort]["all"]
+        assert {name: together.get(name, value) for name, value in figures["all"].items()} == figures["all"]
+        below = (
+            f"tags.mlflow.parentRunId = '{whole.info.run_id}' and tags.stage = 'evaluate' and tags.cohort = '{cohort}'"
+        )
+        [stage] = runs_of(project, below)
+        assert numbers(figures["all"]).items() <= stage.data.metrics.items()
+        judged = runs_of(project, f"tags.mlflow.parentRunId = '{stage.info.run_id}'")
+        assert {run.data.tags["user"] for run in judged} == set(users[cohort]["users"])
+        for run in judged:
+            told = numbers(users[cohort]["users"][run.data.tags["user"]])
+            assert told == {name: run.data.metrics.get(name) for name in told}, run.info.run_name
+
+
+def test_dvc_and_mlflow_tell_the_same_figures(spoken_project: Checkout) -> None:
+    [whole] = [run for run in runs_of(spoken_project, "tags.stage = 'repro'") if "wer" in run.data.metrics]
+    check_that_all_tell_the_same(spoken_project, whole)
+    # what only the LLM can tell
+    assert {"llm_wer", "response_agreement", "response_kl"} <= whole.data.metrics.keys()
+
+
+def test_two_experiments_are_two_runs_that_compare(spoken_project: Checkout) -> None:
+    """One in the workspace, one in a copy of it that DVC removes; without the LLM, which would only cost time."""
+    dvc = (sys.executable, "-m", "dvc")
+    spoken_project.run("git", "add", "--all")
+    spoken_project.commit()
+    setting = ("-S", "evaluate.llm_utterances=0", "-S")
+    spoken_project.run(*dvc, "exp", "run", "--name", "sparse", *setting, "personalize.density=0.02")
+    [sparse] = runs_of(spoken_project, "tags.dvc_experiment = 'sparse' and tags.stage = 'repro'")
+    check_that_all_tell_the_same(spoken_project, sparse)  # the workspace holds what this one found
+    spoken_project.run(*dvc, "exp", "run", "--temp", "--name", "dense", *setting, "personalize.density=0.03")
+    [dense] = runs_of(spoken_project, "tags.dvc_experiment = 'dense' and tags.stage = 'repro'")
+    differ = {name for name in dense.data.params if dense.data.params[name] != sparse.data.params[name]}
+    assert differ == {"personalize.density"}
+    assert sparse.data.params.keys() == dense.data.params.keys()
+    assert (sparse.data.params["personalize.density"], dense.data.params["personalize.density"]) == ("0.02", "0.03")
+    assert sparse.data.metrics.keys() == dense.data.metrics.keys() >= {"wer", "home.wer", "trainable_parameters"}
+    assert sparse.data.metrics["trainable_parameters"] < dense.data.metrics["trainable_parameters"]
+    baseline = spoken_project.run("git", "rev-parse", "HEAD").stdout.strip()
+    for run, density in ((sparse, "0.02"), (dense, "0.03")):
+        assert run.info.run_name == f"dvc exp {run.data.tags['dvc_experiment']}"
+        assert run.info.status == "FINISHED"
+        assert f"personalize.density: 0.01 → {density}" in run.data.tags["params_changed"]
+        assert run.data.tags["dvc_baseline"] == baseline
+        below = runs_of(spoken_project, f"tags.mlflow.parentRunId = '{run.info.run_id}'")
+        assert {one.data.tags["stage"] for one in below} == {"personalize", "evaluate", "report"}
+    shown = json.loads(spoken_project.run(*dvc, "exp", "show", "--json").stdout)
+    assert "dense" in json.dumps(shown)
+
+
 def test_another_cohort_runs_just_its_own_stages(spoken_project: Checkout) -> None:
     table = speak(spoken_project.folder.parent / "more", {"fay": "en-us+f5"}, SENTENCES)
     # a recording that is no audio is set aside, the others go in
@@ -286,9 +382,7 @@ def test_a_second_clone_pulls_everything_and_computes_nothing(spoken_project: Ch
     store = spoken_project.folder.parent / "store"
     spoken_project.run(*dvc, "remote", "add", "--default", "store", str(store))
     spoken_project.run("git", "add", "--all")
-    spoken_project.run(
-        "git", "-c", "user.name=Test", "-c", "user.email=test@example.org", "commit", "--quiet", "-m", "all"
-    )
+    spoken_project.commit()
     spoken_project.run(*dvc, "push")
     other = Checkout.__new__(Checkout)
     other.folder = spoken_project.folder.parent / "clone"
