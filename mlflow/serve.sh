@@ -38,6 +38,8 @@ done
 python "$here/prepare.py" "$folder"
 
 arguments=(--host "$host" --port "${PORT:-5000}" --workers "${WORKERS:-1}")
+# requests name adapters, and so their users: a log of them would outlive an erasure
+arguments+=(--uvicorn-opts "--no-access-log")
 if [[ -n "${ALLOWED_HOSTS:-}" ]]; then
   arguments+=(--allowed-hosts "$ALLOWED_HOSTS")
 fi
