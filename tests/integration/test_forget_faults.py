@@ -98,6 +98,8 @@ def test_a_server_is_cleaned_as_far_as_that_goes_and_its_operator_is_told(world:
         subprocess.run([sys.executable, "-m", *command.split()], env={**os.environ, **environment}, cwd="/", check=True)
     program = "import sys; from pipeline.cohorts.erasure.sqlite_store import *; scrub(Path(sys.argv[1]))"
     world.run(sys.executable, "-c", program, str(files / "mlflow.db"))
+    assert "the server's log of requests" in told
+    (world.folder / "operator" / "server.log").unlink()
     assert search(world.folder, traces) == []
 
 

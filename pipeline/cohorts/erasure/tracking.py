@@ -354,7 +354,8 @@ def _for_the_operator(store: TrackingStore, erasure: Erasure, found: Found) -> s
     command += f" --logged-model-ids {','.join(found.logged)}" if found.logged else ""
     return (
         f"{store.label}: its database still holds the deleted runs. Its operator has to run `{command}`, delete the rows of "
-        "the tables inputs and datasets that no run refers to, and then have the database reclaim its free pages (VACUUM)."
+        "the tables inputs and datasets that no run refers to, have the database reclaim its free pages (VACUUM), and delete "
+        "the server's log of requests: those for a user's registered model name the user."
     )
 
 
