@@ -80,6 +80,33 @@ def entry(project: Project, user: str) -> dict[str, Any]:
     return found
 
 
+def test_what_is_sent_again_is_no_second_version_and_an_older_one_no_challenger(project: Project) -> None:
+    tracker, client = tracker_of(project), client_of(project)
+    set_params(project, personalize=GOOD)
+    compute(project)  # a second adapter of each user
+    waiting = tracker.spool.waiting()
+    [early, late] = [
+        record
+        for record in map(tracker.spool.read, waiting)
+        if (record.tags["stage"], record.tags.get("user")) == ("personalize", "ann")
+    ]
+
+    def there() -> tuple[list[str], str]:
+        versions = client.search_model_versions(f"name = '{ANN}'")
+        digests = [item.tags["adapter_sha256"] for item in sorted(versions, key=lambda item: int(item.version))]
+        return digests, client.get_model_version_by_alias(ANN, "challenger").tags["adapter_sha256"]
+
+    tracker._open().send(late)
+    tracker._open().send(early)
+    newest, oldest = late.tags["adapter_sha256"], early.tags["adapter_sha256"]
+    assert there() == ([newest, oldest], newest)
+    for record in (late, early):
+        tracker_of(project)._open().send(record)  # another process, to which nothing was acknowledged
+    assert there() == ([newest, oldest], newest)
+    assert tracker.send().refused == 0
+    assert there() == ([newest, oldest], newest)
+
+
 def test_what_the_rule_takes_is_registered_with_its_reasons(project: Project) -> None:
     ann, bob, cid = promote(tracker_of(project), "home")
     assert [ann.version, bob.version, cid.version] == ["1", "1", ""]
