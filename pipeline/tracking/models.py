@@ -152,8 +152,9 @@ def write_files(folder: Path, adapter: Adapter) -> None:
     package, digest, zipped = code()
     (folder / "code.zip").write_bytes(zipped)
     (folder / "model_code.py").write_bytes(Path(__file__).with_name("model_code.py").read_bytes())
-    (folder / "requirements.txt").write_text("\n".join(requirements(adapter.record)) + "\n", encoding="utf-8")
-    (folder / "input_example.json").write_text(json.dumps(_example()), encoding="utf-8")
+    models = (str(adapter.record["encoder"]), str(adapter.record["llm"]))
+    (folder / "requirements.txt").write_text("\n".join(requirements(*models)) + "\n", encoding="utf-8")
+    (folder / "input_example.json").write_text(_example(), encoding="utf-8")
     checked = {"adapter.safetensors": adapter.record["weights_sha256"], "code.zip": digest}
     if not adapter.is_base:  # an erasure takes a person's utterances out of a base's record
         checked["adapter.json"] = adapter.record_sha256
@@ -165,11 +166,14 @@ def write_files(folder: Path, adapter: Adapter) -> None:
         "sha256": checked,
         "base": None if adapter.is_base else base,
     }
-    _mlmodel(told).save(str(folder / "MLmodel"))
+    model = _mlmodel()
+    model.metadata = {"edgealign": told}
+    model.save(str(folder / "MLmodel"))
 
 
-def _mlmodel(told: dict[str, Any]) -> Any:
-    """MLflow's own description of the model: flavor, signature, input example and our ``told``."""
+@lru_cache(maxsize=1)
+def _mlmodel() -> Any:
+    """MLflow's own description of the model: flavor, signature, input example; ``metadata`` is to be filled in."""
     from mlflow.models import Model, ModelSignature
     from mlflow.pyfunc import add_to_model
     from mlflow.types import DataType, ParamSchema, ParamSpec, Schema
@@ -199,7 +203,6 @@ def _mlmodel(told: dict[str, Any]) -> Any:
         artifact_path=FOLDER,
         signature=signature,
         saved_input_example_info=example,
-        metadata={"edgealign": told},
     )
     add_to_model(
         model,
@@ -212,16 +215,21 @@ def _mlmodel(told: dict[str, Any]) -> Any:
     return model
 
 
-def _example() -> dict[str, Any]:
+@lru_cache(maxsize=1)
+def _example() -> str:
     """A tenth of a second of silence at 16 kHz, as MLflow keeps a DataFrame."""
-    return {"columns": ["audio"], "data": [[[0.0] * EXAMPLE_SAMPLES]]}
+    return json.dumps({"columns": ["audio"], "data": [[[0.0] * EXAMPLE_SAMPLES]]})
 
 
-def requirements(record: Mapping[str, Any]) -> list[str]:
-    """What ``pip install`` needs before the adapter loads; packaged models by their wheels."""
+@lru_cache(maxsize=8)
+def requirements(encoder: str, llm: str) -> list[str]:
+    """What ``pip install`` needs before an adapter of these models loads; packaged ones by their wheels.
+
+    Kept for the process: asking for 15 installed versions takes a tenth of a second, and a cohort has many users.
+    """
     from stages.models.prepare import PACKAGED_LLMS, PACKAGED_WHISPERS
 
-    named = [str(record[role]).rpartition("@")[0] for role in ("encoder", "llm")]
+    named = [identity.rpartition("@")[0] for identity in (encoder, llm)]
     wheels = sorted({name for name in named if name in {**PACKAGED_WHISPERS, **PACKAGED_LLMS}})
     found = []
     for name in [*REQUIREMENTS, *wheels]:
