@@ -152,10 +152,12 @@ class Check(Frozen):
 
 
 class Tracking(Frozen):
-    """Where runs are recorded."""
+    """Where runs are recorded, and how long `edgealign tracking prune` keeps them."""
 
     uri: str = ""
     experiment: str = "edgealign"
+    keep_days: Annotated[float, Field(ge=0.0)] | None = None
+    keep_last: Annotated[int, Field(ge=0)] | None = None
 
 
 class Settings(Frozen):

@@ -39,6 +39,8 @@ PATIENCE = {
 
 CONNECT_S = 3.0
 log = logging.getLogger("edgealign.tracking")
+EXPERIMENT_TAG = "edgealign.experiment"
+"""Tag of an experiment: the name under which it was made, so that one that was renamed is not made again."""
 _BATCH_METRICS, _BATCH_PAIRS = 800, 100  # MLflow takes 1000 items in one log_batch, of them 100 params and 100 tags
 _environment = threading.Lock()
 
@@ -51,6 +53,7 @@ __all__ = [
     "create_embedded",
     "patience",
     "redacted",
+    "translated",
 ]
 
 
@@ -77,7 +80,7 @@ def patience() -> Iterator[None]:
 
 
 @contextmanager
-def _translated(uri: str) -> Iterator[None]:
+def translated(uri: str) -> Iterator[None]:
     """The errors of MLflow, its database and the disk as ours, with our patience."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -104,7 +107,7 @@ class MlflowStore:
         from mlflow import MlflowClient
 
         check_database(uri)
-        with _translated(uri):
+        with translated(uri):
             self._client: Any = MlflowClient(tracking_uri=uri)
         self._experiment_name = experiment
         self._artifacts = artifacts
@@ -115,12 +118,12 @@ class MlflowStore:
 
     def send(self, record: Record) -> str:
         """Create or complete the record's run; its id. Raises TrackingError (try later) or RecordRefused (never)."""
-        with _translated(self.uri):
+        with translated(self.uri):
             return self._send(record)
 
     def latest(self, count: int) -> list[Any]:
         """The experiment's last ``count`` runs, newest first, as MLflow entities."""
-        with _translated(self.uri):
+        with translated(self.uri):
             runs = self._client.search_runs([self._experiment()], max_results=count, order_by=["start_time DESC"])
             return list(runs)
 
@@ -144,9 +147,11 @@ class MlflowStore:
         if self._experiment_id is None:
             found = self._client.get_experiment_by_name(self._experiment_name)
             if found is None:
+                self._check_renamed()
                 location = self._artifacts.as_uri() if self._artifacts else None
                 try:
-                    self._client.create_experiment(self._experiment_name, artifact_location=location)
+                    tags = {EXPERIMENT_TAG: self._experiment_name}
+                    self._client.create_experiment(self._experiment_name, artifact_location=location, tags=tags)
                 except MlflowException as error:
                     if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
                         raise
@@ -158,7 +163,23 @@ class MlflowStore:
                     "(tracking.experiment)."
                 )
             self._experiment_id = str(found.experiment_id)
+            if (
+                dict(found.tags or {}).get(EXPERIMENT_TAG) != self._experiment_name
+            ):  # made by an older edgealign, or renamed
+                self._client.set_experiment_tag(self._experiment_id, EXPERIMENT_TAG, self._experiment_name)
         return self._experiment_id
+
+    def _check_renamed(self) -> None:
+        """Raises TrackingError where the experiment is there under another name: a second one would part the runs."""
+        from mlflow.entities import ViewType
+
+        query = f"tags.`{EXPERIMENT_TAG}` = '{self._experiment_name}'"
+        for found in self._client.search_experiments(ViewType.ALL, 1, query):
+            raise TrackingError(
+                f"{redacted(self.uri)}: the experiment {self._experiment_name!r} is called {found.name!r} there now. Set "
+                f"tracking.experiment: {found.name} in params.yaml, or rename it back (`mlflow experiments rename -x "
+                f"{found.experiment_id} -n {self._experiment_name}`)"
+            )
 
     def _ensure(self, wanted: Ancestor, parent: str | None) -> str:
         """The run of a record, created where no run carries its tag yet (a replay finds what it half sent)."""
@@ -260,7 +281,7 @@ def check_reachable(uri: str) -> None:
         raise TrackingError(
             f"{redacted(uri)}: {error}. Start the server (mlflow/serve.sh there), or set tracking.uri in params.yaml"
         ) from error
-    with _translated(uri):
+    with translated(uri):
         from mlflow.utils.credentials import get_default_host_creds
         from mlflow.utils.rest_utils import http_request, verify_rest_response
 

@@ -8,8 +8,17 @@ from typing import Any
 
 import pytest
 
+from pipeline.tracking.store import create_embedded
 from tests.helpers_erasure import Traces, World, traces_of
 from tests.helpers_forget import Outcome, build, forget, others, put_back
+
+
+@pytest.fixture(scope="session")
+def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty embedded store, made once (MLflow's migrations take seconds)."""
+    folder = tmp_path_factory.mktemp("store")
+    create_embedded(folder / "mlflow.db", folder / "artifacts")
+    return folder / "mlflow.db"
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 from pipeline.project import Project
 from pipeline.settings import Tracking
 from pipeline.tracking.record import RECORD_TAG
-from pipeline.tracking.store import MlflowStore, create_embedded
+from pipeline.tracking.store import MlflowStore
 from pipeline.tracking.tracker import Tracker
 from stages.atomic import sha256_file
 from tests.helpers_server import free_port, server
@@ -21,14 +21,6 @@ from tests.helpers_server import free_port, server
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="session")
-def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty embedded store, made once (MLflow's migrations take seconds)."""
-    folder = tmp_path_factory.mktemp("store")
-    create_embedded(folder / "mlflow.db", folder / "artifacts")
-    return folder / "mlflow.db"
 
 
 @pytest.fixture

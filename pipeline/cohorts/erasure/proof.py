@@ -67,6 +67,11 @@ def standing_waits(erasure: Erasure, settings: Settings) -> list[str]:
         waits.append("Nodes of the Ray cluster: delete ~/.cache/edgealign/shipped there; work was sent to them.")
     if (erasure.project.private / "mlflow-server").is_dir():
         waits.append("The tracking server's own folder .edgealign/mlflow-server: see what is said of its address.")
+    if next(erasure.project.private.glob("mlflow-replaced-*"), None):
+        waits.append("Stores that `edgealign tracking restore` put aside: delete .edgealign/mlflow-replaced-*.")
+    waits.append(
+        "Backups of the tracking store (`edgealign tracking backup`): delete those made before this, make a new one."
+    )
     return waits
 
 

@@ -22,6 +22,7 @@ from pipeline.cohorts.erasure.survey import learn_adapters
 from pipeline.project import Project
 from pipeline.settings import Settings
 from pipeline.tracking.store import check_reachable, patience, redacted
+from pipeline.tracking.sweep import collect, scrub
 from stages.errors import EdgealignError, TrackingError
 
 RETRAIN = "retrain"
@@ -275,7 +276,7 @@ def erase(store: TrackingStore, erasure: Erasure, found: Found) -> None:
     except MlflowException as error:
         raise TrackingError(f"{store.label}: {str(error).splitlines()[0]}") from error
     if store.database is not None and store.artifacts is not None:
-        sqlite_store.collect(store.uri, found.runs, found.logged)
+        collect(store.uri, found.runs, found.logged)
         for place in found.rest:
             if Path(place).is_file() and store.artifacts in Path(place).parents:
                 Path(place).unlink()
@@ -283,7 +284,7 @@ def erase(store: TrackingStore, erasure: Erasure, found: Found) -> None:
             for folder in store.artifacts.glob(f"**/{run}"):
                 shutil.rmtree(folder, ignore_errors=True)
     if store.database is not None:
-        sqlite_store.scrub(store.database)
+        scrub(store.database)
     elif found.runs or found.logged:
         erasure.waits = sorted({*erasure.waits, _for_the_operator(store, erasure, found)})
 
