@@ -40,7 +40,7 @@ def open_database(uri: str, name: str) -> None:
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except sqlite3.Error as error:
             raise Trouble(
-                f"{name}: {path} cannot be opened ({error}). Restore a backup (mlflow/restore.sh) or name another"
+                f"{name}: {path} cannot be opened ({error}). Put a backup in its place (mlflow/README.md) or name another"
             ) from None
     elif uri.startswith("postgresql"):
         _open_postgresql(uri, name)

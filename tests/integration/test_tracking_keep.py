@@ -178,7 +178,7 @@ def keep(tmp_path_factory: pytest.TempPathFactory, fresh_store: Path) -> Path:
 
 def test_a_server_is_not_backed_up_from_here(tmp_path: Path) -> None:
     there = Tracker(Project(tmp_path), Tracking(uri="http://me:secret@tracking:5000"))
-    with pytest.raises(TrackingError, match=r"mlflow/backup\.sh") as error:
+    with pytest.raises(TrackingError, match=r"mlflow/README\.md") as error:
         backup(there, tmp_path / "copy.tar")
     assert "secret" not in str(error.value)
 
