@@ -154,13 +154,13 @@ def put_back(world: World, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 FORGET = """
 import json, sys
 from pathlib import Path
-from pipeline.cohorts.erasure import forget, sqlite_store
+from pipeline.cohorts.erasure import forget, tracking
 from pipeline.project import Project
 from stages.errors import EdgealignError
 
 folder, user, options, answer, broken = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), sys.argv[4], sys.argv[5]
 if broken:
-    setattr(sqlite_store, broken, lambda *arguments: None)
+    setattr(tracking, broken, lambda *arguments: None)
 said = []
 try:
     done = forget.forget_user(Project(Path(folder)), user, confirm=lambda q: answer == "yes", tell=said.append, **options)

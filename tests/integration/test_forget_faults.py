@@ -96,7 +96,7 @@ def test_a_server_is_cleaned_as_far_as_that_goes_and_its_operator_is_told(world:
         command = told.split("`")[1].replace("<the server's store>", f"sqlite:///{files}/mlflow.db")
         environment = {"MLFLOW_TRACKING_URI": uri}
         subprocess.run([sys.executable, "-m", *command.split()], env={**os.environ, **environment}, cwd="/", check=True)
-    program = "import sys; from pipeline.cohorts.erasure.sqlite_store import *; scrub(Path(sys.argv[1]))"
+    program = "import sys; from pathlib import Path; from pipeline.tracking.sweep import scrub; scrub(Path(sys.argv[1]))"
     world.run(sys.executable, "-c", program, str(files / "mlflow.db"))
     assert "the server's log of requests" in told
     (world.folder / "operator" / "server.log").unlink()
@@ -117,7 +117,7 @@ def test_what_was_never_computed_does_not_pass_for_done(world: World, traces: Tr
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.cohorts.erasure import forget, versions, tracking, artifacts, data, private, proof, sqlite_store
+from pipeline.cohorts.erasure import forget, versions, tracking, artifacts, data, private, proof
 from pipeline.project import Project
 import stages.atomic
 
@@ -145,7 +145,7 @@ MOMENTS = [
     ("data", "write_bytes", 2, "after"),  # in the middle of a cohort's shards
     ("versions", "record", 1, "before"),  # all files rewritten, DVC knows nothing yet
     ("versions", "unlock_broken", 1, "before"),  # the objects are deleted
-    ("sqlite_store", "collect", 1, "after"),  # runs are deleted, their inputs and free pages are not
+    ("tracking", "collect", 1, "after"),  # runs are deleted, their inputs and free pages are not
     ("proof", "git_mentions", 1, "before"),  # everything is erased, nothing verified
 ]
 
