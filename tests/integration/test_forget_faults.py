@@ -96,7 +96,9 @@ def test_a_server_is_cleaned_as_far_as_that_goes_and_its_operator_is_told(world:
         command = told.split("`")[1].replace("<the server's store>", f"sqlite:///{files}/mlflow.db")
         environment = {"MLFLOW_TRACKING_URI": uri}
         subprocess.run([sys.executable, "-m", *command.split()], env={**os.environ, **environment}, cwd="/", check=True)
-    program = "import sys; from pathlib import Path; from pipeline.tracking.sweep import scrub; scrub(Path(sys.argv[1]))"
+    program = (
+        "import sys; from pathlib import Path; from pipeline.tracking.sweep import scrub; scrub(Path(sys.argv[1]))"
+    )
     world.run(sys.executable, "-c", program, str(files / "mlflow.db"))
     assert "the server's log of requests" in told
     (world.folder / "operator" / "server.log").unlink()
