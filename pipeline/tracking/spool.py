@@ -63,6 +63,12 @@ class Spool:
         digest = sha256_file(kept)
         return Artifact(f"files/{number}/{source.name}", folder, digest)
 
+    def staged(self, record: Record) -> Record:
+        """A record that was not put, its artifacts' paths made absolute: they lie where ``keep`` left them."""
+        home = self._staging(record)
+        files = [replace(item, source=str(home / Path(item.source).relative_to("files"))) for item in record.artifacts]
+        return replace(record, artifacts=files)
+
     def _staging(self, record: Record) -> Path:
         return self.folder / f".files-{record.record}"
 

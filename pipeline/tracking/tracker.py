@@ -247,10 +247,32 @@ class Tracker:
             raise
         finally:
             record.end_ms = now_ms()
-            try:
-                self.spool.put(record)
-            except (OSError, ValueError, TypeError) as error:
-                log.warning("tracking: the run %s could not be kept in %s: %s", name, self.spool.folder, error)
+            self._keep(record)
+
+    def _keep(self, record: Record) -> None:
+        """Into the spool; where the disk does not take it, at once to the store, which may lie elsewhere. Never raises."""
+        try:
+            self.spool.put(record)
+            return
+        except (OSError, ValueError, TypeError) as error:
+            problem = error
+        try:
+            self._open().send(self.spool.staged(record))
+            log.warning(
+                "tracking: the run %s was sent at once, as %s does not take it: %s",
+                record.name,
+                self.spool.folder,
+                problem,
+            )
+        except Exception as error:  # tracking must not cost a stage its results
+            log.warning(
+                "tracking: the run %s is NOT recorded. It could not be kept in %s (%s), nor sent (%s). Free some space, then "
+                "`dvc repro --force --single-item` of its stage records it",
+                record.name,
+                self.spool.folder,
+                problem,
+                error,
+            )
 
     def send(self) -> Sent:
         """Send what waits, oldest first. Never raises: what cannot be sent stays, and one warning says so."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -216,6 +217,44 @@ def test_an_unforeseen_error_of_the_store_does_not_reach_the_stage(tracker: Trac
     with tracker.run("features"):
         pass
     assert len(tracker.spool.waiting()) == 1
+
+
+def full(record: Record) -> Path:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_what_the_spool_cannot_keep_is_sent_at_once(
+    tracker: Tracker, store: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "table.md").write_text("content")
+    monkeypatch.setattr(tracker.spool, "put", full)
+    with tracker.run("report") as run:
+        run.artifact(tmp_path / "table.md")
+    assert [record.tags["stage"] for record in store.taken] == ["report"]
+    assert store.files == {"table.md": "content"}
+
+
+def test_a_run_that_can_go_nowhere_is_told_and_the_stage_goes_on(
+    tracker: Tracker, store: MemoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracker.spool, "put", full)
+    store.away = True
+    with tracker.run("report"):
+        pass
+    (warning,) = [record.message for record in caplog.records]
+    for words in ("report is NOT recorded", "No space left on device", "nobody answers", "dvc repro"):
+        assert words in warning
+
+
+def test_refused_records_go_out_again_when_asked(tracker: Tracker, store: MemoryStore) -> None:
+    store.refused_stage = "models"
+    with tracker.run("models"):
+        pass
+    store.refused_stage = ""
+    assert tracker.send().sent == 0
+    assert tracker.spool.readmit() == 1
+    assert tracker.send().sent == 1
+    assert list(tracker.spool.refused_folder.iterdir()) == []
 
 
 def test_patience_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
