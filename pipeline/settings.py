@@ -121,7 +121,7 @@ class Evaluate(Frozen):
 class Promotion(Frozen):
     """The rule of `edgealign adapters promote`. No stage reads it."""
 
-    guard_tolerance: Share = 0.02
+    guard_tolerance: Share = 0.1
 
 
 class Check(Frozen):

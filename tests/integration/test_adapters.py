@@ -322,10 +322,10 @@ FAULTS: dict[str, tuple[Callable[[Project], Any], dict[str, list[str]]]] = {
         lambda p: edit(p.evaluation("home"), lambda found: found["users"]["ann"].update(adapter_sha256="0" * 64)),
         {"ann": ["judged"], "bob": []},
     ),
-    "worse on other people": (lambda p: judge_guard(p, 0.13), {"ann": ["guard"], "bob": ["guard"]}),
-    "no worse than the tolerance": (lambda p: judge_guard(p, 0.12), {"ann": [], "bob": []}),
+    "worse on other people": (lambda p: judge_guard(p, 0.21), {"ann": ["guard"], "bob": ["guard"]}),
+    "no worse than the tolerance": (lambda p: judge_guard(p, 0.2), {"ann": [], "bob": []}),
     "another tolerance": (
-        lambda p: [judge_guard(p, 0.13), set_params(p, promotion={"guard_tolerance": 0.05})],
+        lambda p: [judge_guard(p, 0.24), set_params(p, promotion={"guard_tolerance": 0.15})],
         {"ann": [], "bob": []},
     ),
     "a held-out text corrected": (
