@@ -40,7 +40,7 @@ def open_database(uri: str, name: str) -> None:
                 connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except sqlite3.Error as error:
             raise Trouble(
-                f"{name}: {path} cannot be opened ({error}). Put a backup in its place (mlflow/README.md) or name another"
+                f"{name}: {path} cannot be opened ({error}). Put a backup in its place (mlflow/restore.sh) or name another"
             ) from None
     elif uri.startswith("postgresql"):
         _open_postgresql(uri, name)
@@ -73,6 +73,32 @@ def _open_postgresql(uri: str, name: str) -> None:
             raise Trouble(
                 f"{name}: the database {url.database!r} is not there and cannot be made: {_first(error)}"
             ) from None
+
+
+def check_version(uri: str) -> None:
+    """Raises Trouble where the runs' database is of another MLflow. The server would migrate some older ones unasked."""
+    import sqlalchemy
+
+    engine = sqlalchemy.create_engine(uri)
+    try:
+        if "alembic_version" not in sqlalchemy.inspect(engine).get_table_names():
+            return
+        with engine.connect() as connection:
+            got = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar()
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        raise Trouble(f"MLFLOW_BACKEND_STORE_URI: {_first(error)}") from None
+    finally:
+        engine.dispose()
+    from mlflow.store.db.utils import _get_latest_schema_revision
+    from mlflow.version import VERSION
+
+    needed = _get_latest_schema_revision()
+    if got != needed:
+        raise Trouble(
+            f"the database of the runs is of another MLflow (schema {got}, MLflow {VERSION} needs {needed}); nothing was "
+            'changed. Where it is older: mlflow/backup.sh, then `mlflow db upgrade "$MLFLOW_BACKEND_STORE_URI"`. Where it '
+            "is newer: serve it with the MLflow that wrote it"
+        )
 
 
 def open_artifacts(place: str) -> None:
@@ -147,6 +173,7 @@ def _first(error: Exception) -> str:
 
 def main(folder: Path) -> None:
     open_database(os.environ["MLFLOW_BACKEND_STORE_URI"], "MLFLOW_BACKEND_STORE_URI")
+    check_version(os.environ["MLFLOW_BACKEND_STORE_URI"])
     open_artifacts(os.environ["MLFLOW_ARTIFACTS_DESTINATION"])
     if os.environ.get("AUTHENTICATION", "on") != "off":
         uri = os.environ["ACCOUNTS_DATABASE_URI"]

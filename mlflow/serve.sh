@@ -23,18 +23,7 @@ if [[ "${AUTHENTICATION:-on}" == off && ! "$host" =~ ^(127\.|localhost$|::1$) ]]
   exit 2
 fi
 
-umask 077
-mkdir -p "$folder"
-folder="$(cd "$folder" && pwd)"
-export MLFLOW_BACKEND_STORE_URI="${MLFLOW_BACKEND_STORE_URI:-sqlite:///$folder/mlflow.db}"
-export MLFLOW_ARTIFACTS_DESTINATION="${MLFLOW_ARTIFACTS_DESTINATION:-$folder/artifacts}"
-export ACCOUNTS_DATABASE_URI="${ACCOUNTS_DATABASE_URI:-sqlite:///$folder/accounts.db}"
-# SQLAlchemy would take a postgresql: address to another driver than the one that is installed
-for name in MLFLOW_BACKEND_STORE_URI ACCOUNTS_DATABASE_URI; do
-  if [[ "${!name}" =~ ^postgres(ql)?:(.*) ]]; then
-    export "$name=postgresql+psycopg2:${BASH_REMATCH[2]}"
-  fi
-done
+source "$here/stores.sh"
 python "$here/prepare.py" "$folder"
 
 arguments=(--host "$host" --port "${PORT:-5000}" --workers "${WORKERS:-1}")

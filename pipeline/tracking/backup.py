@@ -57,7 +57,7 @@ def store_folder(tracker: Tracker) -> Path:
     if tracker.settings.uri:
         raise TrackingError(
             f"{redacted(tracker.uri)}: not the embedded store. A server is backed up and restored on its own machine: "
-            "mlflow/README.md says how"
+            "mlflow/backup.sh and mlflow/restore.sh there (mlflow/README.md)"
         )
     return tracker.project.private / "mlflow"
 

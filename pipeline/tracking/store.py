@@ -23,7 +23,7 @@ from filelock import FileLock
 from pipeline.tracking.models import register
 from pipeline.tracking.record import RECORD_TAG, Ancestor, Artifact, Record
 from pipeline.tracking.troubles import RecordRefused, check_database, redacted, told
-from stages.atomic import sha256_file
+from stages.atomic import sha256_bytes, sha256_file
 from stages.errors import TrackingError
 
 PATIENCE = {
@@ -40,7 +40,7 @@ PATIENCE = {
 CONNECT_S = 3.0
 log = logging.getLogger("edgealign.tracking")
 EXPERIMENT_TAG = "edgealign.experiment"
-"""Tag of an experiment: the name under which it was made, so that one that was renamed is not made again."""
+"""Tag of an experiment: a hash of the name under which it was made, so that one that was renamed is not made again."""
 _BATCH_METRICS, _BATCH_PAIRS = 800, 100  # MLflow takes 1000 items in one log_batch, of them 100 params and 100 tags
 _environment = threading.Lock()
 
@@ -150,7 +150,7 @@ class MlflowStore:
                 self._check_renamed()
                 location = self._artifacts.as_uri() if self._artifacts else None
                 try:
-                    tags = {EXPERIMENT_TAG: self._experiment_name}
+                    tags = {EXPERIMENT_TAG: _mark(self._experiment_name)}
                     self._client.create_experiment(self._experiment_name, artifact_location=location, tags=tags)
                 except MlflowException as error:
                     if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
@@ -166,14 +166,14 @@ class MlflowStore:
             if (
                 dict(found.tags or {}).get(EXPERIMENT_TAG) != self._experiment_name
             ):  # made by an older edgealign, or renamed
-                self._client.set_experiment_tag(self._experiment_id, EXPERIMENT_TAG, self._experiment_name)
+                self._client.set_experiment_tag(self._experiment_id, EXPERIMENT_TAG, _mark(self._experiment_name))
         return self._experiment_id
 
     def _check_renamed(self) -> None:
         """Raises TrackingError where the experiment is there under another name: a second one would part the runs."""
         from mlflow.entities import ViewType
 
-        query = f"tags.`{EXPERIMENT_TAG}` = '{self._experiment_name}'"
+        query = f"tags.`{EXPERIMENT_TAG}` = '{_mark(self._experiment_name)}'"
         for found in self._client.search_experiments(ViewType.ALL, 1, query):
             raise TrackingError(
                 f"{redacted(self.uri)}: the experiment {self._experiment_name!r} is called {found.name!r} there now. Set "
@@ -254,6 +254,11 @@ class MlflowStore:
         if status != "FAILED":
             status = "FAILED" if record.status != "FINISHED" else "FINISHED"
         self._client.set_terminated(run_id, status, end_time=record.end_ms)
+
+
+def _mark(name: str) -> str:
+    """An experiment's name as a query can hold it, whatever quotes are in it."""
+    return sha256_bytes(name.encode())[:16]
 
 
 def _as_recorded(artifact: Artifact) -> bool:

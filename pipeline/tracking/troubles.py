@@ -111,11 +111,7 @@ def _other_version(uri: str, got: str, needed: str) -> str:
     import mlflow
 
     if known_revision(got):
-        backup = (
-            "`edgealign tracking backup FILE`"
-            if uri.startswith("sqlite")
-            else "pg_dump on its machine, see mlflow/README.md"
-        )
+        backup = "`edgealign tracking backup FILE`" if uri.startswith("sqlite") else "mlflow/backup.sh on its machine"
         return (
             f"the database is from an older MLflow (schema {got}, MLflow {mlflow.__version__} needs {needed}); nothing was "
             f"changed in it. Make a backup ({backup}), then `mlflow db upgrade {redacted(uri)}`"

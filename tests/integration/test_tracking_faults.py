@@ -215,6 +215,14 @@ def test_an_experiment_that_was_renamed_is_told_and_not_made_again(
     assert "'speech' is called 'edgealign' there now" in told(Tracker(tracker.project, renamed.settings), caplog)
 
 
+def test_an_experiment_may_be_called_anything(tracker: Tracker) -> None:
+    named = Tracker(tracker.project, Tracking(experiment="ann's [first] 50%, `try`"))
+    with named.run("features"):
+        pass
+    assert named.spool.waiting() == [] and not named.spool.refused_folder.exists()
+    assert len(named.latest(10)) == 2
+
+
 def test_a_store_that_is_whole_again_gets_a_stage_once(tracker: Tracker, tmp_path: Path) -> None:
     """The store vanishes between two records of one stage, as on a disk that drops out."""
     store = tracker.project.private / "mlflow"
