@@ -128,3 +128,21 @@ def points_in(database: Path) -> int:
     with suppress(sqlite3.Error), closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
         return int(connection.execute("SELECT count(*) FROM metrics").fetchone()[0])
     return 0
+
+
+def test_mlflow_is_the_library_for_a_worker_in_the_projects_root(session: Session) -> None:
+    import ray
+
+    def where(root: str) -> str:
+        import os
+        import sys
+
+        os.chdir(root)
+        sys.path.insert(0, root)
+        import mlflow
+
+        return str(mlflow.__file__)
+
+    root = Path(__file__).resolve().parents[2]
+    found = ray.get(ray.remote(where).options(**SIDES[1].options()).remote(str(root)), timeout=120)
+    assert Path(found).name == "__init__.py" and root / "mlflow" not in Path(found).parents

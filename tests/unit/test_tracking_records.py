@@ -281,8 +281,24 @@ def test_importing_the_tracker_does_not_import_mlflow() -> None:
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
-@pytest.mark.parametrize("how", [["-c", "import mlflow; mlflow.MlflowClient"], ["-m", "mlflow", "--version"]])
-def test_mlflow_is_the_library_from_the_projects_root(how: list[str]) -> None:
+SHOW = "import mlflow; print(mlflow.__file__, mlflow.MlflowClient.__name__)"
+
+
+@pytest.mark.parametrize("how", ["-c", "script", "-m"])
+def test_mlflow_is_the_library_from_the_projects_root(tmp_path: Path, how: str) -> None:
     assert (ROOT / "mlflow").is_dir()
     assert not (ROOT / "mlflow" / "__init__.py").exists()
-    subprocess.run([sys.executable, *how], cwd=ROOT, check=True, capture_output=True)
+    (tmp_path / "script.py").write_text(SHOW)
+    command = {"-c": ["-c", SHOW], "script": [str(tmp_path / "script.py")], "-m": ["-m", "mlflow", "--version"]}[how]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "version" in done.stdout if how == "-m" else "MlflowClient" in done.stdout
+    assert str(ROOT / "mlflow") not in done.stdout
+
+
+def test_mlflow_is_the_library_in_pytest() -> None:
+    import mlflow
+
+    assert Path(mlflow.__file__).name == "__init__.py"
+    assert ROOT / "mlflow" not in Path(mlflow.__file__).parents
