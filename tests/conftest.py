@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# asserts in helpers tell as much as those in tests
+pytest.register_assert_rewrite("tests.helpers_checkout", "tests.helpers_forget")
+
 
 @dataclass(frozen=True)
 class PreparedModels:

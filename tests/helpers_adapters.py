@@ -6,6 +6,7 @@ that an adapter of their own helps them; ``cid`` has the base's. Their runs wait
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -89,8 +90,6 @@ def compute(project: Project) -> None:
 
 def judge_guard(project: Project, wer: float = 0.1) -> None:
     """Guard figures for everybody: this project has no other people whose utterances could be held out."""
-    import json
-
     from stages.atomic import write_json
 
     content = json.loads(project.evaluation("home").read_text(encoding="utf-8"))
@@ -274,3 +273,19 @@ def withhold(project: Project, utterance: str) -> None:
         table_of(index_row(item, name) for name in shards for item in iter_shard(folder / name)), folder, 0, shards
     )
     write_record(folder, replace(record, shards=shards))
+
+
+def tracker_of(project: Project) -> Tracker:
+    return context_of(project).tracker
+
+
+def client_of(project: Project) -> Any:
+    from mlflow import MlflowClient
+
+    uri = tracker_of(project).uri
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def entry(project: Project, user: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(project.evaluation("home").read_text())["users"][user]
+    return found

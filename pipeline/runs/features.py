@@ -10,12 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster.placement import Placement
-from pipeline.cluster.session import connect
 from pipeline.cluster.shipping import Shipment, ship
-from pipeline.cluster.work import Result, run_actors
-from pipeline.progress import progress
-from pipeline.runs.common import Context, Costs, count_utterances, log, pending_shards, tell_failures
+from pipeline.runs.common import Context, log, pending_shards
+from pipeline.runs.over_shards import over_shards
 from stages.atomic import sha256_file
 
 
@@ -66,43 +63,16 @@ def _compute(context: Context, cohort: str, todo: list[Path], keys: dict[Path, s
     from stages.features import features_path, write_shard_features
 
     settings = context.settings.features
-    costs = Costs()
     counts = {"utterances": 0, "problems": 0, "audio_s": 0.0}
 
-    def done(index: int, result: Result) -> None:
-        table, problems = result.value
-        shard = todo[index]
+    def keep(shard: Path, table: Any, problems: list[Any]) -> None:
         target = features_path(context.project.features(cohort), shard)
         write_shard_features(table, target, keys[shard], identity, problems)
-        for problem in problems:
-            log.warning("features@%s: %s: %s", cohort, problem.item, problem.reason)
-        costs.add(result)
         counts["utterances"] += table.num_rows
         counts["problems"] += len(problems)
         counts["audio_s"] += sum(table.column("duration_s").to_pylist())
 
-    total = count_utterances(todo)
-    with (
-        connect(context.project, context.settings) as session,
-        progress(f"features@{cohort}", total, "utterances") as advance,
-    ):
-        log.info(session.describe())
-        failures = run_actors(
-            session,
-            FeatureWorker,
-            (
-                ship(context.project.encoder, shared_disk=context.shares_disk),
-                settings.padding_s,
-                settings.max_duration_s,
-                1,
-            ),
-            [(ship(shard, shared_disk=context.shares_disk), cohort) for shard in todo],
-            Placement(cpus=1),
-            workers=settings.workers,
-            retries=context.settings.ray.task_retries,
-            on_result=done,
-            on_advance=advance,
-            describe=lambda index: str(todo[index]),
-        )
-    run.metrics({**counts, **costs.metrics()})
-    tell_failures(f"features@{cohort}", failures, len(todo))
+    encoder = ship(context.project.encoder, shared_disk=context.shares_disk)
+    loaded = (encoder, settings.padding_s, settings.max_duration_s, 1)
+    costs = over_shards(context, f"features@{cohort}", todo, FeatureWorker, loaded, cohort, settings.workers, keep)
+    run.metrics({**counts, **costs})

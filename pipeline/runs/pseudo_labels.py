@@ -10,12 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster.placement import Placement
-from pipeline.cluster.session import connect
-from pipeline.cluster.shipping import Shipment, ship
-from pipeline.cluster.work import Result, run_actors
-from pipeline.progress import progress
-from pipeline.runs.common import Context, Costs, count_utterances, log, pending_shards, tell_failures
+from pipeline.cluster.shipping import Shipment
+from pipeline.runs.common import Context, log, pending_shards
+from pipeline.runs.over_shards import over_shards
 from stages.atomic import sha256_file
 from stages.schema import LABELS, write_table
 
@@ -76,35 +73,13 @@ def _transcribe(
     context: Context, cohort: str, todo: list[Path], keys: dict[Path, str], told_too: bool, run: Any
 ) -> None:
     settings = context.settings.pseudo_labels
-    costs = Costs()
 
-    def done(index: int, result: Result) -> None:
-        table, problems = result.value
-        for problem in problems:
-            log.warning("pseudo_labels@%s: %s: %s", cohort, problem.item, problem.reason)
-        target = context.project.transcripts(cohort) / f"{todo[index].stem}.parquet"
-        write_table(table, target, {"key": keys[todo[index]]})
-        costs.add(result)
+    def keep(shard: Path, table: Any, problems: list[Any]) -> None:
+        write_table(table, context.project.transcripts(cohort) / f"{shard.stem}.parquet", {"key": keys[shard]})
 
-    total = count_utterances(todo)
-    with (
-        connect(context.project, context.settings) as session,
-        progress(f"pseudo_labels@{cohort}", total, "utterances") as advance,
-    ):
-        failures = run_actors(
-            session,
-            TranscriptWorker,
-            (context.settings.models.transcriber, settings.beam_size, 1),
-            [(ship(shard, shared_disk=context.shares_disk), told_too) for shard in todo],
-            Placement(cpus=1),
-            workers=settings.workers,
-            retries=context.settings.ray.task_retries,
-            on_result=done,
-            on_advance=advance,
-            describe=lambda index: str(todo[index]),
-        )
-    run.metrics(costs.metrics())
-    tell_failures(f"pseudo_labels@{cohort}", failures, len(todo))
+    loaded = (context.settings.models.transcriber, settings.beam_size, 1)
+    stage = f"pseudo_labels@{cohort}"
+    run.metrics(over_shards(context, stage, todo, TranscriptWorker, loaded, told_too, settings.workers, keep))
 
 
 def _tell(cohort: str, table: Any, run: Any) -> None:

@@ -17,7 +17,7 @@ UNKNOWN = "unknown"
 EXPERIMENT = {"dvc_experiment": "DVC_EXP_NAME", "dvc_baseline": "DVC_EXP_BASELINE_REV"}
 """Tag: what `dvc exp run` tells the commands that it starts."""
 
-NO_RESULT = ("check", "tracking")
+NO_RESULT = ("check", "promotion", "tracking")
 """Sections of params.yaml that no stage reads, or that say only where runs go."""
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.tracking.store import MlflowStore, redacted, translated
+from pipeline.tracking.store import MlflowStore, pages, redacted, translated
 from pipeline.tracking.sweep import collect, scrub
 from pipeline.tracking.tracker import SEND_WAIT_S, Tracker
 from stages.errors import InputError
@@ -50,7 +50,7 @@ def plan(tracker: Tracker, keep_days: float | None, keep_last: int | None, now_m
     store = MlflowStore(tracker.uri, tracker.settings.experiment, artifacts)
     with translated(tracker.uri):
         runs = list(_runs(store._client, store._experiment()))
-        versions = list(_pages(lambda token: store._client.search_model_versions(max_results=PAGE, page_token=token)))
+        versions = list(pages(lambda token: store._client.search_model_versions(max_results=PAGE, page_token=token)))
     limit = (now_ms or time.time_ns() // 1_000_000) - int((keep_days or 0) * DAY_MS)
     found = _choose(runs, versions, limit if keep_days is not None else None, keep_last)
     if artifacts is None:
@@ -138,17 +138,7 @@ def _runs(client: Any, experiment: str) -> Iterator[Any]:
     from mlflow.entities import ViewType
 
     order = ["start_time DESC"]
-    return _pages(lambda token: client.search_runs([experiment], "", ViewType.ALL, PAGE, order, token))
-
-
-def _pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
-    token: str | None = None
-    while True:
-        page = search(token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+    return pages(lambda token: client.search_runs([experiment], "", ViewType.ALL, PAGE, order, token))
 
 
 def _size(folder: Path) -> int:

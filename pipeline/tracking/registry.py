@@ -18,7 +18,7 @@ from pipeline.tracking.champions import embedded_champions
 from pipeline.tracking.lineage import lineage_tags
 from pipeline.tracking.models import CHAMPION, PAGE, PREVIOUS, create_version, model_name
 from pipeline.tracking.promotion import RULE_VERSION, Candidate, Champion, broken, candidates, champion_of, is_champion
-from pipeline.tracking.store import MlflowStore, patience, redacted
+from pipeline.tracking.store import MlflowStore, pages, patience, redacted
 from pipeline.tracking.tracker import Tracker
 from stages.atomic import sha256_file
 from stages.errors import InputError, TrackingError
@@ -226,13 +226,9 @@ class Registry(MlflowStore):
         return version
 
     def _models(self, prefix: str) -> Iterator[Any]:
-        token: str | None = None
-        while True:
-            page = self._client.search_registered_models(f"name LIKE '{prefix}%'", PAGE, page_token=token)
-            yield from (model for model in page if model.name.startswith(prefix))  # LIKE takes _ for any letter
-            token = page.token
-            if not token:
-                return
+        query = f"name LIKE '{prefix}%'"
+        found = pages(lambda token: self._client.search_registered_models(query, PAGE, page_token=token))
+        return (model for model in found if model.name.startswith(prefix))  # LIKE takes _ for any letter
 
     @contextmanager
     def _told(self) -> Iterator[None]:

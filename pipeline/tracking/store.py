@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,6 +51,7 @@ __all__ = [
     "Store",
     "check_reachable",
     "create_embedded",
+    "pages",
     "patience",
     "redacted",
     "translated",
@@ -163,10 +164,9 @@ class MlflowStore:
                     "(tracking.experiment)."
                 )
             self._experiment_id = str(found.experiment_id)
-            if (
-                dict(found.tags or {}).get(EXPERIMENT_TAG) != self._experiment_name
-            ):  # made by an older edgealign, or renamed
-                self._client.set_experiment_tag(self._experiment_id, EXPERIMENT_TAG, _mark(self._experiment_name))
+            mark = _mark(self._experiment_name)
+            if dict(found.tags or {}).get(EXPERIMENT_TAG) != mark:  # made by an older edgealign, or renamed
+                self._client.set_experiment_tag(self._experiment_id, EXPERIMENT_TAG, mark)
         return self._experiment_id
 
     def _check_renamed(self) -> None:
@@ -254,6 +254,17 @@ class MlflowStore:
         if status != "FAILED":
             status = "FAILED" if record.status != "FINISHED" else "FINISHED"
         self._client.set_terminated(run_id, status, end_time=record.end_ms)
+
+
+def pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
+    """All that ``search(page_token)`` of MLflow's client finds, a page after the other."""
+    token: str | None = None
+    while True:
+        page = search(token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _mark(name: str) -> str:

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
+from pipeline.project import Project
+from pipeline.settings import Tracking
 from pipeline.tracking.store import create_embedded
+from pipeline.tracking.tracker import Tracker
+from tests.helpers_adapters import build as build_adapters
 from tests.helpers_erasure import Traces, World, traces_of
 from tests.helpers_forget import Outcome, build, forget, others, put_back
 
@@ -19,6 +23,15 @@ def fresh_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("store")
     create_embedded(folder / "mlflow.db", folder / "artifacts")
     return folder / "mlflow.db"
+
+
+@pytest.fixture
+def tracker(tmp_path: Path, fresh_store: Path) -> Tracker:
+    """A project with a copy of the empty store."""
+    target = tmp_path / ".edgealign" / "mlflow" / "mlflow.db"
+    target.parent.mkdir(parents=True)
+    target.write_bytes(fresh_store.read_bytes())
+    return Tracker(Project(tmp_path), Tracking())
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +76,18 @@ def forgotten(
 @pytest.fixture
 def traces(saved: tuple[World, Traces, Path]) -> Traces:
     return saved[1]
+
+
+@pytest.fixture(scope="session")
+def adapters_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with three adapters whose runs wait in the spool; to be copied, not changed."""
+    folder = tmp_path_factory.mktemp("adapters") / "project"
+    build_adapters(folder)
+    return folder
+
+
+@pytest.fixture
+def untracked(adapters_project: Path, tmp_path: Path) -> Project:
+    """A copy of the project with three adapters, without a store."""
+    shutil.copytree(adapters_project, tmp_path / "project")
+    return Project(tmp_path / "project")

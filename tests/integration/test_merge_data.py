@@ -19,12 +19,12 @@ from stages.errors import EdgealignError
 
 pytestmark = pytest.mark.integration
 
-HOME = {"cohorts/home/cohort.yaml": "home", "cohorts/home/shard-00000.tar": "home, first"}
-HOME_2 = {"cohorts/home-2/cohort.yaml": "home two"}  # sorts between home's folder and home's files
+HOUSE = {"cohorts/house/cohort.yaml": "house", "cohorts/house/shard-00000.tar": "house, first"}
+HOUSE_2 = {"cohorts/house-2/cohort.yaml": "house two"}  # sorts between house's folder and house's files
 AWAY = {"cohorts/away/cohort.yaml": "away", "cohorts/away/shard-00000.tar": "away, first recording"}
 WORK = {"cohorts/work/cohort.yaml": "work", "cohorts/work/shard-00000.tar": "work"}
-HOME_MORE = {**HOME, "cohorts/home/cohort.yaml": "home and more", "cohorts/home/shard-00001.tar": "home, second"}
-HOME_LESS = {**HOME, "cohorts/home/cohort.yaml": "home without one", "cohorts/home/shard-00000.tar": "home"}
+HOUSE_MORE = {**HOUSE, "cohorts/house/cohort.yaml": "house and more", "cohorts/house/shard-00001.tar": "house, second"}
+HOUSE_LESS = {**HOUSE, "cohorts/house/cohort.yaml": "house without one", "cohorts/house/shard-00000.tar": "house"}
 PROOF = {"erasures/e1.json": "{}"}
 
 Files = Mapping[str, str]
@@ -93,13 +93,17 @@ def md5(content: str) -> str:
 @pytest.mark.parametrize(
     ("base", "ours", "theirs", "merged"),
     [
-        pytest.param(HOME, HOME | AWAY, HOME | WORK, HOME | AWAY | WORK, id="a cohort each"),
-        pytest.param(HOME, HOME | HOME_2, HOME | WORK, HOME | HOME_2 | WORK, id="names that sort into one another"),
-        pytest.param(HOME | AWAY, HOME, HOME_MORE | AWAY, HOME_MORE, id="one removes, one appends to another"),
-        pytest.param(HOME, HOME_LESS | PROOF, HOME | AWAY, HOME_LESS | AWAY | PROOF, id="one erases, one adds"),
-        pytest.param(HOME, HOME_MORE | AWAY, HOME_MORE | WORK, HOME_MORE | AWAY | WORK, id="both had the same change"),
-        pytest.param(HOME | AWAY, HOME, HOME, HOME, id="both removed the same one"),
-        pytest.param(HOME | PROOF, HOME, HOME | PROOF, HOME | PROOF, id="a proof that one side lost"),
+        pytest.param(HOUSE, HOUSE | AWAY, HOUSE | WORK, HOUSE | AWAY | WORK, id="a cohort each"),
+        pytest.param(
+            HOUSE, HOUSE | HOUSE_2, HOUSE | WORK, HOUSE | HOUSE_2 | WORK, id="names that sort into one another"
+        ),
+        pytest.param(HOUSE | AWAY, HOUSE, HOUSE_MORE | AWAY, HOUSE_MORE, id="one removes, one appends to another"),
+        pytest.param(HOUSE, HOUSE_LESS | PROOF, HOUSE | AWAY, HOUSE_LESS | AWAY | PROOF, id="one erases, one adds"),
+        pytest.param(
+            HOUSE, HOUSE_MORE | AWAY, HOUSE_MORE | WORK, HOUSE_MORE | AWAY | WORK, id="both had the same change"
+        ),
+        pytest.param(HOUSE | AWAY, HOUSE, HOUSE, HOUSE, id="both removed the same one"),
+        pytest.param(HOUSE | PROOF, HOUSE, HOUSE | PROOF, HOUSE | PROOF, id="a proof that one side lost"),
     ],
 )
 def test_the_pointer_is_what_dvc_add_makes_of_both(
@@ -116,10 +120,10 @@ def test_branches_that_both_began_data_merge(desk: Desk) -> None:
 
 
 def test_a_size_that_cannot_be_known_is_left_out(desk: Desk) -> None:
-    pointers = [*map(desk.add, (HOME, HOME_MORE | AWAY, HOME_MORE | WORK))]
-    whole = yaml.safe_load(desk.add(HOME_MORE | AWAY | WORK))["outs"][0]
-    desk.add(HOME)
-    desk.path_of(md5("home, second")).unlink()
+    pointers = [*map(desk.add, (HOUSE, HOUSE_MORE | AWAY, HOUSE_MORE | WORK))]
+    whole = yaml.safe_load(desk.add(HOUSE_MORE | AWAY | WORK))["outs"][0]
+    desk.add(HOUSE)
+    desk.path_of(md5("house, second")).unlink()
     done, pointer = desk.merge(*pointers)
     assert done
     del whole["size"]
@@ -127,36 +131,36 @@ def test_a_size_that_cannot_be_known_is_left_out(desk: Desk) -> None:
 
 
 def test_of_a_proof_that_both_changed_both_stay(desk: Desk) -> None:
-    states = ({**HOME, "erasures/e1.json": text} for text in ("{}", '{"a": 1}', '{"b": 2}'))
+    states = ({**HOUSE, "erasures/e1.json": text} for text in ("{}", '{"a": 1}', '{"b": 2}'))
     done, pointer = desk.merge(*map(desk.add, states))
     other = "erasures/e1-" + md5('{"b": 2}')[:8] + ".json"
     assert done
-    assert pointer == desk.add({**HOME, "erasures/e1.json": '{"a": 1}', other: '{"b": 2}'})
+    assert pointer == desk.add({**HOUSE, "erasures/e1.json": '{"a": 1}', other: '{"b": 2}'})
 
 
-CONFLICT = (HOME, HOME_MORE | AWAY, HOME_LESS | PROOF | WORK)
+CONFLICT = (HOUSE, HOUSE_MORE | AWAY, HOUSE_LESS | PROOF | WORK)
 
 
 def test_a_cohort_that_both_changed_is_told_and_ours_stays_as_it_was(desk: Desk) -> None:
     pointers = [*map(desk.add, CONFLICT)]
     assert desk.merge(*pointers) == (False, pointers[1])
     (said,) = desk.said
-    assert "both branches changed cohort home." in said
+    assert "both branches changed cohort house." in said
     assert "git -c edgealign.take=theirs checkout --merge data.dvc" in said
-    assert "edgealign cohort append home" in said
+    assert "edgealign cohort append house" in said
     assert "A person was erased in theirs: take that one." in said
 
 
-@pytest.mark.parametrize(("side", "home"), [("ours", HOME_MORE), ("theirs", HOME_LESS)])
-def test_the_side_that_is_chosen_is_taken_and_nothing_else_is_lost(desk: Desk, side: str, home: Files) -> None:
+@pytest.mark.parametrize(("side", "house"), [("ours", HOUSE_MORE), ("theirs", HOUSE_LESS)])
+def test_the_side_that_is_chosen_is_taken_and_nothing_else_is_lost(desk: Desk, side: str, house: Files) -> None:
     pointers = [*map(desk.add, CONFLICT)]
     desk.take(side)
-    assert desk.merge(*pointers) == (True, desk.add(home | AWAY | WORK | PROOF))
-    assert desk.said == [f"data.dvc: cohort home is as {side} has it"]
+    assert desk.merge(*pointers) == (True, desk.add(house | AWAY | WORK | PROOF))
+    assert desk.said == [f"data.dvc: cohort house is as {side} has it"]
 
 
 def test_a_removed_cohort_that_the_other_changed_is_a_conflict_and_can_be_removed(desk: Desk) -> None:
-    pointers = [*map(desk.add, (HOME | AWAY, AWAY, HOME_MORE | AWAY))]
+    pointers = [*map(desk.add, (HOUSE | AWAY, AWAY, HOUSE_MORE | AWAY))]
     assert not desk.merge(*pointers)[0]
     desk.take("ours")
     assert desk.merge(*pointers) == (True, desk.add(AWAY))
@@ -170,18 +174,18 @@ def test_a_choice_that_is_none_is_told(desk: Desk) -> None:
 
 
 def test_without_the_common_state_what_either_has_stays(desk: Desk) -> None:
-    base, ours, theirs = map(desk.add, (HOME | AWAY, HOME | WORK, HOME | AWAY | HOME_2))
+    base, ours, theirs = map(desk.add, (HOUSE | AWAY, HOUSE | WORK, HOUSE | AWAY | HOUSE_2))
     desk.path_of(oid_of(base)).unlink()
-    assert desk.merge(base, ours, theirs) == (True, desk.add(HOME | AWAY | HOME_2 | WORK))
+    assert desk.merge(base, ours, theirs) == (True, desk.add(HOUSE | AWAY | HOUSE_2 | WORK))
     assert "edgealign cohort list" in desk.said[0]
 
 
 def test_a_manifest_comes_from_whichever_remote_has_it(desk: Desk) -> None:
-    pointers = [*map(desk.add, (HOME, HOME | AWAY, HOME | WORK))]
+    pointers = [*map(desk.add, (HOUSE, HOUSE | AWAY, HOUSE | WORK))]
     with desk.repo.config.edit() as config:
         config["remote"]["broken"] = {"url": "s3://nobody/there"}  # DVC's extra for it is not installed
     desk.to_remote("store", pointers[2])
-    assert desk.merge(*pointers) == (True, desk.add(HOME | AWAY | WORK))
+    assert desk.merge(*pointers) == (True, desk.add(HOUSE | AWAY | WORK))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +196,7 @@ def test_a_manifest_comes_from_whichever_remote_has_it(desk: Desk) -> None:
     ],
 )
 def test_a_manifest_that_is_not_to_be_had_is_told(desk: Desk, spoil: Callable[[Path], object], told: str) -> None:
-    pointers = [*map(desk.add, (HOME, HOME | AWAY, HOME | WORK))]
+    pointers = [*map(desk.add, (HOUSE, HOUSE | AWAY, HOUSE | WORK))]
     spoil(desk.to_remote("store", pointers[2]))
     with pytest.raises(EdgealignError, match=told):
         desk.merge(*pointers)
@@ -201,7 +205,7 @@ def test_a_manifest_that_is_not_to_be_had_is_told(desk: Desk, spoil: Callable[[P
 
 
 def test_a_pointer_that_is_none_is_told(desk: Desk) -> None:
-    pointer = desk.add(HOME)
+    pointer = desk.add(HOUSE)
     for broken in ("outs: []\n", "outs:\n- md5: 0123\n  path: data\n", "<<<<<<< ours\n"):
         with pytest.raises(EdgealignError, match="not a pointer at data/"):
             desk.merge(pointer, pointer, broken)

@@ -25,15 +25,6 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def tracker(tmp_path: Path, fresh_store: Path) -> Tracker:
-    """A project with a copy of the empty store."""
-    target = tmp_path / ".edgealign" / "mlflow" / "mlflow.db"
-    target.parent.mkdir(parents=True)
-    target.write_bytes(fresh_store.read_bytes())
-    return Tracker(Project(tmp_path), Tracking())
-
-
 def database_of(tracker: Tracker) -> Path:
     return tracker.project.private / "mlflow" / "mlflow.db"
 
@@ -213,6 +204,19 @@ def test_an_experiment_that_was_renamed_is_told_and_not_made_again(
     assert names == {"command", "models", "features"}
     there.rename_experiment(experiment, "edgealign")  # and back
     assert "'speech' is called 'edgealign' there now" in told(Tracker(tracker.project, renamed.settings), caplog)
+
+
+def test_an_experiments_mark_is_written_once(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    with tracker.run("models"):
+        pass
+    written: list[tuple[str, str]] = []
+    monkeypatch.setattr(MlflowClient, "set_experiment_tag", lambda self, _, key, value: written.append((key, value)))
+    with again(tracker).run("features"):
+        pass
+    assert "features" in all_runs(tracker.uri)
+    assert written == []
 
 
 def test_an_experiment_may_be_called_anything(tracker: Tracker) -> None:

@@ -23,15 +23,6 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def tracker(tmp_path: Path, fresh_store: Path) -> Tracker:
-    """A project with a copy of the empty store."""
-    target = tmp_path / ".edgealign" / "mlflow" / "mlflow.db"
-    target.parent.mkdir(parents=True)
-    target.write_bytes(fresh_store.read_bytes())
-    return Tracker(Project(tmp_path), Tracking())
-
-
 def client(uri: str) -> Any:
     from mlflow import MlflowClient
 

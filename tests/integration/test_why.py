@@ -21,16 +21,17 @@ from pipeline.tracking.reference import Reference
 from pipeline.tracking.why import Walk
 from stages.atomic import write_json
 from stages.errors import InputError
-from tests.helpers_adapters import GOOD, another_base, build, compute, context_of, relabel, set_params
+from tests.helpers_adapters import GOOD, another_base, compute, context_of, relabel, set_params
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(adapters_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose base learned from the cohort, everything sent, ann's and bob's adapters promoted."""
     folder = tmp_path_factory.mktemp("why") / "project"
-    project = build(folder)
+    shutil.copytree(adapters_project, folder)
+    project = Project(folder)
     content = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     (folder / "params.yaml").write_text(yaml.safe_dump(content | {"base_cohorts": ["home"]}), encoding="utf-8")
     path = project.base_adapter / "adapter.json"

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from pipeline.cohorts.erasure.state import Erasure
 from pipeline.cohorts.erasure.survey import learn_adapters
 from pipeline.project import Project
 from pipeline.settings import Settings
-from pipeline.tracking.store import check_reachable, patience, redacted
+from pipeline.tracking.store import check_reachable, pages, patience, redacted
 from pipeline.tracking.sweep import collect, scrub
 from stages.errors import EdgealignError, TrackingError
 
@@ -104,16 +103,6 @@ def open_stores(project: Project, settings: Settings) -> list[TrackingStore]:
     return found
 
 
-def _pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
-    token: str | None = None
-    while True:
-        page = search(token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
 def look(store: TrackingStore, erasure: Erasure, *, finished: bool = False) -> Found:
     """Search one store. ``erasure.person`` learns the adapters that its runs carry.
 
@@ -143,11 +132,11 @@ def _look_at_runs(store: TrackingStore, erasure: Erasure, found: Found, notes: N
     kind = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
     experiments = [
         experiment.experiment_id
-        for experiment in _pages(lambda token: client.search_experiments(kind, PAGE, page_token=token))
+        for experiment in pages(lambda token: client.search_experiments(kind, PAGE, page_token=token))
     ]
     others = []
     for run in (
-        _pages(lambda token: client.search_runs(experiments, "", kind, PAGE, page_token=token)) if experiments else ()
+        pages(lambda token: client.search_runs(experiments, "", kind, PAGE, page_token=token)) if experiments else ()
     ):
         tags, cohort = run.data.tags, run.data.tags.get("cohort")
         own = matcher.is_user(tags.get("user"), cohort)
@@ -202,9 +191,7 @@ def _look_at_models(store: TrackingStore, erasure: Erasure, found: Found) -> Non
     from mlflow.entities import ViewType
 
     experiments = [item.experiment_id for item in client.search_experiments(ViewType.ACTIVE_ONLY, PAGE)]
-    for model in (
-        _pages(lambda token: client.search_logged_models(experiments, page_token=token)) if experiments else ()
-    ):
+    for model in pages(lambda token: client.search_logged_models(experiments, page_token=token)) if experiments else ():
         tags = dict(model.tags or {})
         if (
             model.source_run_id in found.runs
@@ -213,7 +200,7 @@ def _look_at_models(store: TrackingStore, erasure: Erasure, found: Found) -> Non
         ):
             found.logged.append(model.model_id)
     kept: set[str] = set()
-    for version in _pages(lambda token: client.search_model_versions(page_token=token)):
+    for version in pages(lambda token: client.search_model_versions(page_token=token)):
         tags = dict(version.tags or {})
         own = (
             version.run_id in found.runs
@@ -228,7 +215,7 @@ def _look_at_models(store: TrackingStore, erasure: Erasure, found: Found) -> Non
         else:
             kept.add(version.name)
     emptied = {name for name, _ in found.versions} - kept
-    for model in _pages(lambda token: client.search_registered_models(page_token=token)):
+    for model in pages(lambda token: client.search_registered_models(page_token=token)):
         tags = dict(model.tags or {})
         own = matcher.is_user(tags.get("user"), tags.get("cohort")) or _names(
             matcher, [model.name, model.description or "", *tags.values()]
@@ -341,10 +328,10 @@ def _mark(store: TrackingStore, erasure: Erasure, adapters: set[str]) -> None:
     value, marked = f"erasure {erasure.id}", set()
     for digest in sorted(adapters):
         query = f"tags.adapter_sha256 = '{digest}'"
-        for run in _pages(lambda token, q=query: client.search_runs(experiments, q, page_token=token)):  # type: ignore[misc]
+        for run in pages(lambda token, q=query: client.search_runs(experiments, q, page_token=token)):  # type: ignore[misc]
             client.set_tag(run.info.run_id, RETRAIN, value)
             marked.add(run.info.run_id)
-    for version in _pages(lambda token: client.search_model_versions(page_token=token)):
+    for version in pages(lambda token: client.search_model_versions(page_token=token)):
         if version.run_id in marked or dict(version.tags or {}).get("adapter_sha256") in adapters:
             client.set_model_version_tag(version.name, version.version, RETRAIN, value)
 
