@@ -7,7 +7,7 @@ that an adapter of their own helps them; ``cid`` has the base's. Their runs wait
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,11 +58,15 @@ def set_params(project: Project, **sections: dict[str, Any]) -> None:
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
-def build(folder: Path) -> Project:
-    """The project with its recordings, features, labels, base and LLM, and one adapter a user."""
+def build(folder: Path, cohorts: Mapping[str, Mapping[str, float]] | None = None) -> Project:
+    """The project with its recordings, features, labels, base and LLM, and one adapter a user.
+
+    ``cohorts`` gives each cohort's users as SPEAKERS does; by default there is one, ``home``.
+    """
+    cohorts = cohorts or {"home": SPEAKERS}
     project = make_project(folder)
     content = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
-    content |= {"cohorts": ["home"], "base_cohorts": [], "personal_cohorts": ["home"]}
+    content |= {"cohorts": [*cohorts], "base_cohorts": [], "personal_cohorts": [*cohorts]}
     content["pseudo_labels"]["untold_only"] = []
     (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     set_params(
@@ -71,31 +75,33 @@ def build(folder: Path) -> Project:
         evaluate={"llm_utterances": 0},
     )
     _write_llm(project)
-    _write_cohort(project)
+    for place, (cohort, speakers) in enumerate(cohorts.items()):
+        _write_cohort(project, cohort, speakers, 10 * place)
     _write_base(project)
     compute(project)
     return project
 
 
 def compute(project: Project) -> None:
-    """The stages ``personalize`` and ``evaluate`` of the cohort, their workers in this process."""
+    """The stages ``personalize`` and ``evaluate`` of every cohort, their workers in this process."""
     from pipeline.runs import evaluate, personalize
 
     context = context_of(project, Away())
     with _in_this_process(personalize, evaluate):
-        personalize.run(context, "home")
-        evaluate.run(context, "home")
-    judge_guard(project)
+        for cohort in context.settings.personal_cohorts:
+            personalize.run(context, cohort)
+            evaluate.run(context, cohort)
+            judge_guard(project, cohort=cohort)
 
 
-def judge_guard(project: Project, wer: float = 0.1) -> None:
+def judge_guard(project: Project, wer: float = 0.1, cohort: str = "home") -> None:
     """Guard figures for everybody: this project has no other people whose utterances could be held out."""
     from stages.atomic import write_json
 
-    content = json.loads(project.evaluation("home").read_text(encoding="utf-8"))
+    content = json.loads(project.evaluation(cohort).read_text(encoding="utf-8"))
     for entry in content["users"].values():
         entry["guard"] = {"base": {"wer": 0.1, "cer": 0.1}, "personal": {"wer": wer, "cer": 0.1}, "utterances": 5}
-    write_json(project.evaluation("home"), content)
+    write_json(project.evaluation(cohort), content)
 
 
 @contextmanager
@@ -152,8 +158,8 @@ def _write_llm(project: Project) -> None:
     write_identity(project.llm, "tiny", "llama", CONFIG.llm_width, "model.embed_tokens.weight")
 
 
-def _write_cohort(project: Project) -> None:
-    """Shards with their index and record, features and labels."""
+def _write_cohort(project: Project, cohort: str, speakers: Mapping[str, float], first: int) -> None:
+    """Shards with their index and record, features and labels; ``first`` makes this cohort's sounds its own."""
     import pyarrow as pa
 
     from pipeline.cohorts.index import index_row, table_of, write_index
@@ -167,7 +173,7 @@ def _write_cohort(project: Project) -> None:
     from tests.helpers_alignment import spoken
 
     items, rows = [], []
-    for place, (user, shift) in enumerate(SPEAKERS.items()):
+    for place, (user, shift) in enumerate(speakers.items(), first):
         for number, example in enumerate(spoken(EACH, seed=10 + place, shift=shift)):
             name = f"{user}-{number:03d}"
             audio = encode_flac(voice_like(0.2, 1000 * place + number))
@@ -180,7 +186,7 @@ def _write_cohort(project: Project) -> None:
                 {
                     "utterance": name,
                     "user": user,
-                    "cohort": "home",
+                    "cohort": cohort,
                     "shard": "shard-00000.tar",
                     "audio_sha256": digest,
                     "duration_s": 0.2,
@@ -190,7 +196,7 @@ def _write_cohort(project: Project) -> None:
                     "encoder": ENCODER,
                 }
             )
-    folder = project.cohort("home")
+    folder = project.cohort(cohort)
     folder.mkdir(parents=True)
     write_shards(items, folder, max_items=len(items))
     shards = {path.name: sha256_file(path) for path in sorted(folder.glob("shard-*.tar"))}
@@ -198,12 +204,12 @@ def _write_cohort(project: Project) -> None:
     table = table_of(index_row(item, shard.name) for item in iter_shard(shard))
     write_index(table, folder, 0, shards)
     write_record(
-        folder, CohortRecord("home", "en", make_consent(True), "test", "0" * 64, shards=shards, **totals(table, {}))
+        folder, CohortRecord(cohort, "en", make_consent(True), "test", "0" * 64, shards=shards, **totals(table, {}))
     )
-    write_table(pa.Table.from_pylist(rows, FEATURES), project.features("home") / f"{shard.stem}.parquet")
-    transcripts = project.transcripts("home") / f"{shard.stem}.parquet"
+    write_table(pa.Table.from_pylist(rows, FEATURES), project.features(cohort) / f"{shard.stem}.parquet")
+    transcripts = project.transcripts(cohort) / f"{shard.stem}.parquet"
     write_table(TRANSCRIPTS.empty_table(), transcripts)
-    write_table(label_table(shard, transcripts, Rules()).sort_by("utterance"), project.labels("home"))
+    write_table(label_table(shard, transcripts, Rules()).sort_by("utterance"), project.labels(cohort))
 
 
 def _write_base(project: Project) -> None:
