@@ -116,6 +116,7 @@ def run_app(run: typer.Typer) -> None:
     """Run a command line; an error that a person is meant to read ends it with one message and status 1."""
     set_up_logging()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # else it reports how its pages and calls are used
     try:
         run()
     except EdgealignError as error:

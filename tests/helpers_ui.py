@@ -87,8 +87,8 @@ def edgealign(project: Project, *words: str) -> subprocess.CompletedProcess[str]
 
 
 @contextmanager
-def served(project: Project, log: Path) -> Iterator[str]:
-    """`edgealign tracking ui` as a person starts it; the address that it serves."""
+def served(project: Project, log: Path) -> Iterator[tuple[str, int]]:
+    """`edgealign tracking ui` as a person starts it: the address that it serves, and its process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -112,7 +112,7 @@ def served(project: Project, log: Path) -> Iterator[str]:
                 time.sleep(0.5)
         else:
             raise AssertionError(log.read_text()[-2000:])
-        yield address
+        yield address, process.pid
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         try:

@@ -54,8 +54,11 @@ def ui(
         return
     artifacts = tracker.prepare()
     tracker.send()
+    last = tracker.latest(1)
+    # straight to the runs: the first page shows what MLflow has for agents
+    page = f"/#/experiments/{last[0].info.experiment_id}/runs?workflowType=machine_learning" if last else ""
     port = port or _free_port()
-    typer.echo(f"MLflow UI: http://127.0.0.1:{port}   (ready in about ten seconds; Ctrl-C ends it)")
+    typer.echo(f"MLflow UI: http://127.0.0.1:{port}{page}   (ready in about ten seconds; Ctrl-C ends it)")
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", tracker.uri]
     if artifacts is not None:

@@ -7,11 +7,13 @@ EDGEALIGN_SHOTS=FOLDER the pages are kept there as pictures, else in pytest's te
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.helpers_programs import needs
@@ -28,6 +30,8 @@ class Shown:
     client: Any
     experiment: str
     shots: Path
+    log: Path
+    pid: int
 
     def runs(self, query: str = "") -> list[Any]:
         return list(self.client.search_runs([self.experiment], query, max_results=1000))
@@ -50,13 +54,22 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
 
     folder = tmp_path_factory.mktemp("ui")
     project = build_project(folder / "project")
-    with served(project, folder / "ui.log") as address, browser(address) as ui:
+    with served(project, folder / "ui.log") as (address, pid), browser(address) as ui:
         client = MlflowClient(tracking_uri=address, registry_uri=address)
         experiment = client.get_experiment_by_name("edgealign")
         shots = Path(os.environ.get("EDGEALIGN_SHOTS") or folder)
-        yield Shown(ui, client, experiment.experiment_id, shots)
+        yield Shown(ui, client, experiment.experiment_id, shots, folder / "ui.log", pid)
         # nothing of a team's speakers leaves the machine, nor does the page need anything from elsewhere
         assert ui.away == []
+
+
+def test_the_command_says_where_the_runs_are_and_reports_nothing(shown: Shown) -> None:
+    [link] = re.findall(r"MLflow UI: (\S+)", shown.log.read_text())
+    shown.ui.page.goto(link)
+    shown.ui.page.get_by_text("matching runs").wait_for()
+    shown.ui.row(shown.whole()[0].info.run_name).wait_for()
+    # MLflow would send how its pages are used to its makers
+    assert psutil.Process(shown.pid).environ()["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
 def test_whole_runs_unfold_into_their_stages_and_users(shown: Shown) -> None:
