@@ -14,6 +14,7 @@ from pipeline.cluster.session import Session, connect
 from pipeline.cluster.work import Result, run_tasks
 from pipeline.progress import progress
 from pipeline.runs.common import Context, Costs, log, tell_failures, worker_threads
+from pipeline.runs.recorded import recorded, timed_curve
 from pipeline.tracking.lineage import lineage_tags
 from stages.atomic import atomic_path, sha256_file, sha256_json
 from stages.errors import InputError
@@ -32,6 +33,11 @@ class Best:
 
 def run(context: Context) -> None:
     """Train the base adapter on the base cohorts and write it with its record."""
+    with recorded(context, "base", method=context.settings.alignment.method) as run:
+        _run(context, run)
+
+
+def _run(context: Context, run: Any) -> None:
     from stages.base import run_epoch
 
     project, settings = context.project, context.settings
@@ -41,41 +47,42 @@ def run(context: Context) -> None:
     epochs = settings.base.epochs
     costs, best = Costs(), Best()
     curve: dict[str, list[list[float]]] = {"loss": [], "dev_wer": []}
-    with context.tracker.run("base", method=settings.alignment.method) as run:
-        # MLflow's parameters cannot be taken back: they name no user, so that erasing one leaves this run as it is
-        told = {name: value for name, value in facts.items() if name not in ("vocabulary", "held_out_users")}
-        run.params({"base": settings.base.model_dump(), **told, "users_held_out": len(facts["held_out_users"])})
-        state = _resume(checkpoint, curve, best)
-        with connect(project, settings) as session, progress("base", epochs, "epochs") as advance:
-            log.info(session.describe())
-            advance(len(curve["loss"]))
-            for _ in range(len(curve["loss"]), epochs):
-                outcome = _one_epoch(session, context, run_epoch, setup, state, costs)
-                state = outcome.state
-                curve["loss"].append([outcome.epoch, outcome.loss])
-                curve["dev_wer"].append([outcome.epoch, outcome.seconds, outcome.dev_wer])
-                if best.wer is None or outcome.dev_wer is None or outcome.dev_wer < best.wer:
-                    best.wer, best.epoch, best.state = outcome.dev_wer, outcome.epoch, state
-                _save_checkpoint(checkpoint, state, curve, best)
-                advance(1)
-                _tell_epoch(outcome)
-        metrics = {
-            "dev_wer": best.wer,
-            "epoch": best.epoch,
-            "train_seconds": curve["dev_wer"][-1][1],
-            "utterances": len(setup.training.utterances),
-            "peak_rss_bytes": costs.peak_rss_bytes,
-            "bytes_exchanged": 0,
-            "curve": curve,
-        }
-        assert best.state is not None  # at least one epoch ran: epochs >= 1 by the settings' check
-        _write(context, setup, best.state, facts, metrics, costs)
-        run.metrics({name: value for name, value in metrics.items() if name != "curve"})
-        run.curve("loss", [(int(step), loss) for step, loss in curve["loss"]])
-        run.curve("dev_wer", [(int(step), wer) for step, _, wer in curve["dev_wer"] if wer is not None])
-        run.tags({"device_kind": ",".join(sorted(costs.kinds)), "device": ",".join(sorted(costs.nodes))})
-        run.dataset("base_inputs", sha256_file(project.base_inputs)[:32], str(project.base_inputs.name))
-        run.adapter(project.base_adapter, "base", settings.features.padding_s)
+    # MLflow's parameters cannot be taken back: they name no user, so that erasing one leaves this run as it is
+    told = {name: value for name, value in facts.items() if name not in ("vocabulary", "held_out_users")}
+    run.params({"base": settings.base.model_dump(), **told, "users_held_out": len(facts["held_out_users"])})
+    state = _resume(checkpoint, curve, best)
+    with connect(project, settings) as session, progress("base", epochs, "epochs") as advance:
+        log.info(session.describe())
+        advance(len(curve["loss"]))
+        for _ in range(len(curve["loss"]), epochs):
+            outcome = _one_epoch(session, context, run_epoch, setup, state, costs)
+            state = outcome.state
+            curve["loss"].append([outcome.epoch, outcome.loss])
+            curve["dev_wer"].append([outcome.epoch, outcome.seconds, outcome.dev_wer])
+            if best.wer is None or outcome.dev_wer is None or outcome.dev_wer < best.wer:
+                best.wer, best.epoch, best.state = outcome.dev_wer, outcome.epoch, state
+            _save_checkpoint(checkpoint, state, curve, best)
+            advance(1)
+            _tell_epoch(outcome)
+    metrics = {
+        "dev_wer": best.wer,
+        "epoch": best.epoch,
+        "train_seconds": curve["dev_wer"][-1][1],
+        "utterances": len(setup.training.utterances),
+        "peak_rss_bytes": costs.peak_rss_bytes,
+        "bytes_exchanged": 0,
+        "curve": curve,
+    }
+    assert best.state is not None  # at least one epoch ran: epochs >= 1 by the settings' check
+    _write(context, setup, best.state, facts, metrics, costs)
+    # "dev_wer" is a curve whose last point need not be the best
+    run.metrics({name: value for name, value in metrics.items() if name not in ("curve", "dev_wer")})
+    run.metrics({"best_dev_wer": best.wer})
+    timed = [(int(step), seconds, wer) for step, seconds, wer in curve["dev_wer"]]
+    timed_curve(run, "dev_wer", timed)
+    timed_curve(run, "loss", [(int(step), timed[place][1], loss) for place, (step, loss) in enumerate(curve["loss"])])
+    run.tags(costs.tags())
+    run.adapter(project.base_adapter, "base", settings.features.padding_s)
     checkpoint.unlink(missing_ok=True)
 
 

@@ -6,17 +6,27 @@ DVC cannot take a list from ``params.yaml`` as dependencies. This manifest stand
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipeline.runs.common import Context, log
+from pipeline.runs.recorded import recorded
 from stages.atomic import sha256_file, write_json
 from stages.errors import InputError
 
 
 def run(context: Context) -> None:
     """Write the manifest."""
+    with recorded(context, "base_inputs") as run:
+        content = _write(context)
+        run.params({"base_cohorts": context.settings.base_cohorts})
+        run.metrics({f"shards.{name}": len(item["features"]) for name, item in content.items()})
+
+
+def _write(context: Context) -> dict[str, Any]:
     project, settings = context.project, context.settings
     if not settings.base_cohorts:
         raise InputError("params.yaml: base_cohorts is empty, needed at least one cohort to train the base on")
-    content = {}
+    content: dict[str, Any] = {}
     for cohort in settings.base_cohorts:
         files = sorted(project.features(cohort).glob("*.parquet"))
         if not files:
@@ -27,3 +37,4 @@ def run(context: Context) -> None:
         }
     write_json(project.base_inputs, content)
     log.info("base_inputs: %s", ", ".join(f"{name} ({len(item['features'])} shards)" for name, item in content.items()))
+    return content

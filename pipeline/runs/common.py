@@ -71,6 +71,11 @@ class Costs:
         """The costs by DESIGN's names."""
         return {"peak_rss_bytes": self.peak_rss_bytes, "work_seconds": self.seconds}
 
+    def tags(self) -> dict[str, str]:
+        """Where it was done, and whether that is virtual or real; nothing where no work was."""
+        told = {"device": ",".join(sorted(self.nodes)), "device_kind": ",".join(sorted(self.kinds))}
+        return {name: value for name, value in told.items() if value}
+
 
 def tell_failures(stage: str, failures: Sequence[Failure], total: int) -> None:
     """One line for each failed item; an error where nothing at all was done."""

@@ -13,6 +13,7 @@ from pipeline.cluster.work import Result, run_actors
 from pipeline.progress import progress
 from pipeline.runs.base import load_labelled
 from pipeline.runs.common import Context, Costs, log, tell_failures, worker_threads
+from pipeline.runs.recorded import recorded
 from stages.atomic import sha256_bytes, sha256_json, write_json
 from stages.errors import InputError
 
@@ -57,6 +58,11 @@ class EvaluationWorker:
 
 def run(context: Context, cohort: str) -> None:
     """Judge every user of the cohort that has an adapter; write the full evaluation and ``metrics/<cohort>.json``."""
+    with recorded(context, "evaluate", cohort, context.settings.personalize.method) as run:
+        _run(context, cohort, run)
+
+
+def _run(context: Context, cohort: str, run: Any) -> None:
     from stages.evaluate import LlmSettings, pool
 
     project, settings = context.project, context.settings
@@ -78,56 +84,62 @@ def run(context: Context, cohort: str) -> None:
         users[name] = {**_of_training(folders[name]), **result.value, "key": keys[name]}
         fresh.append(name)
 
-    with context.tracker.run("evaluate", cohort=cohort) as run:
-        run.params({"evaluate": settings.evaluate.model_dump()})
-        run.metrics({"users_judged": len(names)})
-        if names:
-            shared = context.shares_disk
-            with (
-                connect(project, settings) as session,
-                progress(f"evaluate@{cohort}", sum(len(held_out[name]) for name in names), "utterances") as advance,
-            ):
-                failures = run_actors(
-                    session,
-                    EvaluationWorker,
-                    (
-                        ship(project.base_adapter, shared_disk=shared),
-                        ship(project.llm, shared_disk=shared),
-                        chosen,
-                        guard,
-                        worker_threads(),
-                    ),
-                    [(ship(folders[name], shared_disk=shared), held_out[name], cohort, name) for name in names],
-                    Placement(cpus=1),
-                    workers=1,  # one LLM in memory, with all cores
-                    retries=settings.ray.task_retries,
-                    on_result=done,
-                    on_advance=advance,
-                    describe=lambda index: f"{cohort}/{names[index]}",
-                )
-            tell_failures(f"evaluate@{cohort}", failures, len(names))
-        together = pool(users)
-        skipped = _skipped(project.adapters(cohort))
-        content = {"cohort": cohort, "users": dict(sorted(users.items())), "skipped": skipped, "all": together}
-        write_json(project.evaluation(cohort), content)
-        write_json(project.metrics(cohort), figures_alone(content))
-        run.metrics({**figures_alone(content)["all"], **costs.metrics()})
-        run.artifact(project.metrics(cohort), "metrics")
-        for user in fresh:
-            found = users[user]
-            with run.child("evaluate", user=user, device_kind=found.get("device_kind")) as child:
-                child.metrics({name: value for name, value in found.items() if isinstance(value, (int, float))})
-                child.metrics({name: found["personal"][name] for name in ("wer", "cer")})
-                child.metrics({f"base_{name}": found["base"][name] for name in ("wer", "cer")})
-                if found["guard"]["utterances"]:
-                    child.metrics(
-                        {
-                            "guard_wer": found["guard"]["personal"]["wer"],
-                            "base_guard_wer": found["guard"]["base"]["wer"],
-                        }
-                    )
-                child.tags({"adapter_sha256": found["adapter_sha256"]})
+    run.params({"evaluate": settings.evaluate.model_dump(), **_identities(context)})
+    run.metrics({"users_judged": len(names)})
+    if names:
+        shared = context.shares_disk
+        with (
+            connect(project, settings) as session,
+            progress(f"evaluate@{cohort}", sum(len(held_out[name]) for name in names), "utterances") as advance,
+        ):
+            failures = run_actors(
+                session,
+                EvaluationWorker,
+                (
+                    ship(project.base_adapter, shared_disk=shared),
+                    ship(project.llm, shared_disk=shared),
+                    chosen,
+                    guard,
+                    worker_threads(),
+                ),
+                [(ship(folders[name], shared_disk=shared), held_out[name], cohort, name) for name in names],
+                Placement(cpus=1),
+                workers=1,  # one LLM in memory, with all cores
+                retries=settings.ray.task_retries,
+                on_result=done,
+                on_advance=advance,
+                describe=lambda index: f"{cohort}/{names[index]}",
+            )
+        run.tags(costs.tags())
+        for failure in failures:
+            with run.child(f"evaluate@{cohort}", user=names[failure.index]) as child:
+                child.failed(failure.message)
+        tell_failures(f"evaluate@{cohort}", failures, len(names))
+    together = pool(users)
+    skipped = _skipped(project.adapters(cohort))
+    content = {"cohort": cohort, "users": dict(sorted(users.items())), "skipped": skipped, "all": together}
+    write_json(project.evaluation(cohort), content)
+    write_json(project.metrics(cohort), figures_alone(content))
+    run.metrics({**figures_alone(content)["all"], **costs.metrics()})
+    run.artifact(project.metrics(cohort), "metrics")
+    for user in fresh:
+        _record_user(run, cohort, user, users[user])
     log.info("evaluate@%s: WER %s with personal adapters, %s base", cohort, together["wer"], together["base_wer"])
+
+
+def _record_user(run: Any, cohort: str, user: str, found: dict[str, Any]) -> None:
+    """The run of one user, of the device that trained the adapter; the run above says where it was judged."""
+    device = {"device": found.get("device"), "device_kind": found.get("device_kind")}
+    with run.child(f"evaluate@{cohort}", user=user, **device) as child:
+        child.params(run.record.params)
+        child.metrics({name: value for name, value in found.items() if isinstance(value, (int, float))})
+        child.metrics({name: found["personal"][name] for name in ("wer", "cer")})
+        child.metrics({f"base_{name}": found["base"][name] for name in ("wer", "cer")})
+        guard = found["guard"]
+        if guard["utterances"]:
+            child.metrics({"guard_wer": guard["personal"]["wer"], "base_guard_wer": guard["base"]["wer"]})
+        child.tags({"adapter_sha256": found["adapter_sha256"]})
+        child.dataset(f"{cohort}/{user}", found["held_out_sha256"], f"data/cohorts/{cohort}", context="evaluation")
 
 
 def _held_out(context: Context, cohort: str) -> tuple[dict[str, Path], dict[str, list[Any]]]:
@@ -191,6 +203,14 @@ def _judged_before(path: Path, keys: dict[str, str]) -> dict[str, dict[str, Any]
         return {user: found for user, found in before.items() if keys.get(user) == found.get("key", "")}
     except (OSError, ValueError, KeyError, AttributeError):
         return {}  # none, or not what this stage writes: all are judged anew
+
+
+def _identities(context: Context) -> dict[str, str]:
+    """The frozen models and the base that are judged."""
+    from stages.alignment.adapter import read_record
+
+    record = read_record(context.project.base_adapter)
+    return {"encoder": record.encoder, "llm": record.llm, "base": record.weights_sha256}
 
 
 def _of_training(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.cluster.shipping import Shipment, ship
 from pipeline.runs.common import Context, log, pending_shards
 from pipeline.runs.over_shards import over_shards
+from pipeline.runs.recorded import recorded
 from stages.atomic import sha256_file
 
 
@@ -40,6 +41,11 @@ class FeatureWorker:
 
 def run(context: Context, cohort: str) -> None:
     """Compute the features of the cohort's shards that have none yet for this encoder and these settings."""
+    with recorded(context, "features", cohort) as run:
+        _run(context, cohort, run)
+
+
+def _run(context: Context, cohort: str, run: Any) -> None:
     from stages.features import features_key
     from stages.models.identity import read_identity
 
@@ -52,11 +58,10 @@ def run(context: Context, cohort: str) -> None:
     }
     todo = pending_shards(context.project.features(cohort), keys)
     log.info("features@%s: %d of %d shard(s) to do", cohort, len(todo), len(shards))
-    with context.tracker.run("features", cohort=cohort) as run:
-        run.params({"features": settings.model_dump(), "encoder": identity})
-        run.metrics({"shards": len(shards), "shards_computed": len(todo)})
-        if todo:
-            _compute(context, cohort, todo, keys, identity, run)
+    run.params({"features": settings.model_dump(), "encoder": identity})
+    run.metrics({"shards": len(shards), "shards_computed": len(todo)})
+    if todo:
+        _compute(context, cohort, todo, keys, identity, run)
 
 
 def _compute(context: Context, cohort: str, todo: list[Path], keys: dict[Path, str], identity: str, run: Any) -> None:
@@ -74,5 +79,5 @@ def _compute(context: Context, cohort: str, todo: list[Path], keys: dict[Path, s
 
     encoder = ship(context.project.encoder, shared_disk=context.shares_disk)
     loaded = (encoder, settings.padding_s, settings.max_duration_s, 1)
-    costs = over_shards(context, f"features@{cohort}", todo, FeatureWorker, loaded, cohort, settings.workers, keep)
-    run.metrics({**counts, **costs})
+    over_shards(context, f"features@{cohort}", todo, FeatureWorker, loaded, cohort, settings.workers, keep, run)
+    run.metrics(counts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.runs.common import Context, log
+from pipeline.runs.recorded import recorded
 
 
 def run(context: Context) -> None:
@@ -10,8 +11,8 @@ def run(context: Context) -> None:
     from stages.models.prepare import prepare_encoder, prepare_llm, prepare_transcriber
 
     names = context.settings.models
-    with context.tracker.run("models") as run:
-        run.params(names.model_dump())
+    with recorded(context, "models") as run:
+        run.params({"models": names.model_dump()})
         encoder = prepare_encoder(names.encoder, context.project.encoder)
         log.info("models: encoder %s, %s, %d wide", encoder, encoder.kind, encoder.width)
         llm = prepare_llm(names.llm, context.project.llm)

@@ -12,6 +12,7 @@ from pipeline.cluster.shipping import ship
 from pipeline.cluster.work import Result, run_actors
 from pipeline.progress import progress
 from pipeline.runs.common import Context, Costs, count_utterances, log, tell_failures
+from pipeline.tracking.tracker import Run
 
 
 def over_shards(
@@ -23,8 +24,9 @@ def over_shards(
     extra: Any,
     workers: int,
     keep: Callable[[Path, Any, list[Any]], None],
-) -> dict[str, float]:
-    """``worker(*loaded).work(shard, extra)`` for each shard, on any node; what it took, by DESIGN's names.
+    run: Run,
+) -> None:
+    """``worker(*loaded).work(shard, extra)`` for each shard, on any node; what it took goes to ``run``, by DESIGN's names.
 
     ``work`` gives (table, problems); ``keep(shard, table, problems)`` writes them here, one shard after the other. Problems are
     told. Raises EdgealignError where no shard could be done.
@@ -54,5 +56,6 @@ def over_shards(
             on_advance=advance,
             describe=lambda index: str(todo[index]),
         )
+    run.metrics(costs.metrics())
+    run.tags(costs.tags())
     tell_failures(stage, failures, len(todo))
-    return costs.metrics()

@@ -14,6 +14,7 @@ from pipeline.progress import progress
 from pipeline.runs.base import corpus_of, load_labelled
 from pipeline.runs.common import Context, Costs, log, tell_failures, worker_threads
 from pipeline.runs.keys import personalize_key
+from pipeline.runs.recorded import recorded
 from pipeline.tracking.lineage import lineage_tags
 from stages.atomic import sha256_bytes, write_json
 from stages.errors import InputError
@@ -31,6 +32,11 @@ class Job:
 
 def run(context: Context, cohort: str) -> None:
     """Train the adapters that are missing or whose inputs changed; drop those of users who are gone."""
+    with recorded(context, "personalize", cohort, context.settings.personalize.method) as run:
+        _run(context, cohort, run)
+
+
+def _run(context: Context, cohort: str, run: Any) -> None:
     from stages.alignment.adapter import load_base
 
     project, settings = context.project, context.settings
@@ -46,11 +52,11 @@ def run(context: Context, cohort: str) -> None:
     log.info("personalize@%s: %d of %d user(s) to train, %d skipped", cohort, len(todo), len(jobs), len(skipped))
     for user, reason in skipped.items():
         log.warning("personalize@%s: %s gets no adapter: %s", cohort, user, reason)
-    with context.tracker.run("personalize", cohort=cohort, method=settings.personalize.method) as run:
-        run.params({"personalize": settings.personalize.model_dump(), "base": record.weights_sha256})
-        run.metrics({"users": len(jobs), "users_trained": len(todo), "users_skipped": len(skipped)})
-        if todo:
-            _train(context, cohort, todo, base, record, run)
+    run.params({"personalize": settings.personalize.model_dump(), "base": record.weights_sha256})
+    run.params({"encoder": record.encoder, "llm": record.llm})
+    run.metrics({"users": len(jobs), "users_trained": len(todo), "users_skipped": len(skipped)})
+    if todo:
+        _train(context, cohort, todo, base, record, run)
 
 
 def plan(context: Context, cohort: str, vocabulary: Any, record: Any) -> tuple[list[Job], dict[str, str]]:
@@ -142,8 +148,9 @@ def _train(context: Context, cohort: str, todo: list[Job], base: Any, base_recor
             describe=lambda index: f"{cohort}/{todo[index].user}",
         )
     run.metrics(costs.metrics())
+    run.tags(costs.tags())
     for failure in failures:
-        with run.child("personalize", user=todo[failure.index].user) as child:
+        with run.child(f"personalize@{cohort}", user=todo[failure.index].user) as child:
             child.failed(failure.message)
     tell_failures(f"personalize@{cohort}", failures, len(todo))
 
@@ -184,10 +191,10 @@ def _keep(context: Context, cohort: str, job: Job, result: Result, base_record: 
     )
     save(folder, trained.tensors, record)
     with run.child(
-        "personalize", user=job.user, device=result.node.model, device_kind=result.node.kind, key=job.key
+        f"personalize@{cohort}", user=job.user, device=result.node.model, device_kind=result.node.kind, key=job.key
     ) as child:
         child.lasted(result.seconds)
-        child.params({"personalize": settings.personalize.model_dump(), "base": base_record.weights_sha256})
+        child.params(run.record.params)
         child.metrics({name: value for name, value in metrics.items() if name != "curve"})
         child.metrics({"adapter_bytes": (folder / "adapter.safetensors").stat().st_size})
         child.curve("loss", trained.curve)

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.cluster.shipping import Shipment
 from pipeline.runs.common import Context, log, pending_shards
 from pipeline.runs.over_shards import over_shards
+from pipeline.runs.recorded import recorded
 from stages.atomic import sha256_file
 from stages.schema import LABELS, write_table
 
@@ -36,6 +37,11 @@ class TranscriptWorker:
 
 def run(context: Context, cohort: str) -> None:
     """Transcribe the cohort's new shards and write the labels of all."""
+    with recorded(context, "pseudo_labels", cohort) as run:
+        _run(context, cohort, run)
+
+
+def _run(context: Context, cohort: str, run: Any) -> None:
     import pyarrow as pa
 
     from stages.pseudo_labels import Rules, label_table, transcripts_key
@@ -53,20 +59,19 @@ def run(context: Context, cohort: str) -> None:
     keys = {shard: transcripts_key(sha256_file(shard), model, settings.beam_size, told_too) for shard in shards}
     todo = pending_shards(folder, keys)
     log.info("pseudo_labels@%s: %d of %d shard(s) to transcribe", cohort, len(todo), len(shards))
-    with context.tracker.run("pseudo_labels", cohort=cohort) as run:
-        run.params({"pseudo_labels": settings.model_dump(), "transcriber": model})
-        run.metrics({"shards": len(shards), "shards_computed": len(todo)})
-        if todo:
-            _transcribe(context, cohort, todo, keys, told_too, run)
-        tables = []
-        for shard in shards:
-            transcripts = folder / f"{shard.stem}.parquet"
-            if transcripts.is_file():
-                tables.append(label_table(shard, transcripts, rules))
-        table = pa.concat_tables(tables) if tables else LABELS.empty_table()
-        table = table.sort_by("utterance")
-        write_table(table, context.project.labels(cohort))
-        _tell(cohort, table, run)
+    run.params({"pseudo_labels": settings.model_dump(), "transcriber": model})
+    run.metrics({"shards": len(shards), "shards_computed": len(todo)})
+    if todo:
+        _transcribe(context, cohort, todo, keys, told_too, run)
+    tables = []
+    for shard in shards:
+        transcripts = folder / f"{shard.stem}.parquet"
+        if transcripts.is_file():
+            tables.append(label_table(shard, transcripts, rules))
+    table = pa.concat_tables(tables) if tables else LABELS.empty_table()
+    table = table.sort_by("utterance")
+    write_table(table, context.project.labels(cohort))
+    _tell(cohort, table, run)
 
 
 def _transcribe(
@@ -79,7 +84,7 @@ def _transcribe(
 
     loaded = (context.settings.models.transcriber, settings.beam_size, 1)
     stage = f"pseudo_labels@{cohort}"
-    run.metrics(over_shards(context, stage, todo, TranscriptWorker, loaded, told_too, settings.workers, keep))
+    over_shards(context, stage, todo, TranscriptWorker, loaded, told_too, settings.workers, keep, run)
 
 
 def _tell(cohort: str, table: Any, run: Any) -> None:

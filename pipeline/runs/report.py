@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.cohorts.erasure.tombstones import retrain_notice
 from pipeline.runs.common import Context, log
+from pipeline.runs.recorded import recorded
 from stages.errors import InputError
 
 
@@ -15,8 +16,8 @@ def run(context: Context) -> None:
     from stages.report import write_report
 
     project = context.project
-    cohorts, base = read_results(context)
-    with context.tracker.run("report") as run:
+    with recorded(context, "report") as run:
+        cohorts, base = read_results(context)
         summary = write_report(cohorts, base, project.summary, project.plots)
         run.metrics(summary["overall"])
         run.whole({**summary["overall"], **{name: part["all"] for name, part in summary["cohorts"].items()}})

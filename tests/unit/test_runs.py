@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 
+from pipeline.cluster.nodes import NodeInfo
 from pipeline.cluster.shipping import ship
-from pipeline.cluster.work import Failure
-from pipeline.runs.common import pending_shards, tell_failures
+from pipeline.cluster.work import Failure, Result
+from pipeline.runs.common import Costs, pending_shards, tell_failures
+from pipeline.runs.recorded import timed_curve
+from pipeline.tracking.record import Record
 from stages.errors import EdgealignError
 from stages.schema import write_table
 
@@ -50,3 +54,18 @@ def test_what_is_shipped_arrives_as_it_was(tmp_path: Path, monkeypatch: pytest.M
     assert (there / "part" / "weights").read_bytes() == b"123"
     assert (there / "config").read_bytes() == b"{}"
     assert ship(model / "config", shared_disk=False).unpack().read_bytes() == b"{}"
+
+
+def test_a_curve_lies_at_the_seconds_of_training() -> None:
+    """MLflow's axis of relative time shows when a step was, not when it was recorded."""
+    run = SimpleNamespace(record=Record("r", "e", "base", start_ms=1_000_000))
+    timed_curve(run, "dev_wer", [(1, 10.5, 0.9), (2, 21.0, None), (3, 31.0, 0.4)])  # type: ignore[arg-type]
+    assert run.record.metrics == [("dev_wer", 0.9, 1_010_500, 1), ("dev_wer", 0.4, 1_031_000, 3)]
+
+
+def test_where_work_was_done_is_told_and_nothing_where_there_was_none() -> None:
+    costs = Costs()
+    assert costs.tags() == {}
+    for name, kind in (("jetson-1", "virtual"), ("jetson-0", "virtual")):
+        costs.add(Result(None, NodeInfo(name, kind, "orin"), 1, 0.1))
+    assert costs.tags() == {"device": "jetson-0,jetson-1", "device_kind": "virtual"}

@@ -1,0 +1,65 @@
+"""The run of a stage, with what every stage's run holds: settings, inputs with their md5, load of the machine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import yaml
+
+from pipeline.runs.common import Context
+from pipeline.runs.inputs import inputs_of
+from pipeline.runs.system_metrics import SystemMetrics
+from pipeline.tracking.record import finite, flatten
+from pipeline.tracking.tracker import Run
+
+log = logging.getLogger("edgealign.tracking")
+
+ON_RAY = ("features", "pseudo_labels", "base", "personalize", "evaluate")
+NOT_A_RESULT = ("workers",)
+"""Settings that no DVC stage lists, because results do not depend on them; a run tells them all the same."""
+
+
+@contextmanager
+def recorded(context: Context, stage: str, cohort: str = "", method: str | None = None) -> Iterator[Run]:
+    """The run of ``stage``. Open it before the stage looks at its inputs: one that is refused leaves a FAILED run, too."""
+    with context.tracker.run(stage, cohort=cohort or None, method=method) as run:
+        run.params(settings_read(context, stage))
+        try:
+            for item in inputs_of(context.project, context.settings, stage, cohort):
+                run.dataset(item.path, item.md5, item.path, context=stage)
+                run.tags({f"dvc_md5.{item.path}": item.md5})
+        except OSError as error:  # a file that cannot be read is the stage's to tell
+            log.warning("tracking: the run of %s goes without its inputs: %s", stage, error)
+        load = SystemMetrics().start()
+        try:
+            yield run
+        finally:
+            run.record.metrics += load.stop()
+
+
+def timed_curve(run: Run, name: str, points: Iterable[tuple[int, float, float | None]]) -> None:
+    """A figure over (step, seconds of training, value); MLflow's axis of relative time then shows these seconds."""
+    for step, seconds, value in points:
+        number = finite(value)
+        if number is not None:
+            run.record.metrics.append((name, number, run.record.start_ms + int(seconds * 1000), int(step)))
+
+
+def settings_read(context: Context, stage: str) -> dict[str, Any]:
+    """Every setting that the stage reads, by its name in params.yaml: what dvc.yaml lists, Ray's, and what no result shows."""
+    try:
+        described = yaml.safe_load((context.project.root / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+        names = [name for name in described.get("params") or [] if isinstance(name, str)]
+    except (OSError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        names = []  # a project that runs the stage without DVC: the stage tells its own
+    everything = flatten(context.settings.model_dump())
+    names += ["ray"] if stage in ON_RAY else []
+    names += [f"{stage}.{name}" for name in NOT_A_RESULT if f"{stage}.{name}" in everything]
+    return {
+        name: value
+        for name, value in everything.items()
+        if any(name == wanted or name.startswith(f"{wanted}.") for wanted in names)
+    }
