@@ -13,6 +13,7 @@ from stages.alignment.metrics import response_agreement, word_errors
 from stages.alignment.splits import held_out_digest
 from stages.cascade import fair_cascade
 from stages.examples import LabelledUtterance
+from stages.insight import posteriors_over_time, utterance_rows
 from stages.listener import Listener
 
 EXAMPLES_KEPT = 6
@@ -72,7 +73,31 @@ def evaluate_user(
         }
         for index in range(min(EXAMPLES_KEPT, len(held_out)))
     ]
+    found["read"] = utterance_rows(held_out, by_base, heard)
+    found["posteriors"] = _over_time(base, listener, held_out, by_base, heard)
     return found
+
+
+def _over_time(
+    base: Listener,
+    listener: Listener,
+    held_out: Sequence[LabelledUtterance],
+    by_base: Sequence[str],
+    heard: Sequence[str],
+) -> dict[str, Any] | None:
+    """One utterance in time, through both adapters: the first that they read differently, else the first."""
+    if not held_out:
+        return None
+    index = next((place for place, texts in enumerate(zip(by_base, heard, strict=True)) if len(set(texts)) > 1), 0)
+    item = held_out[index]
+    return {
+        "utterance": item.utterance,
+        "reference": item.text,
+        "sides": {
+            "base": {"text": by_base[index], **posteriors_over_time(base, item.frames)},
+            "personal": {"text": heard[index], **posteriors_over_time(listener, item.frames)},
+        },
+    }
 
 
 def _errors(references: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:

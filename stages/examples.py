@@ -25,6 +25,8 @@ class LabelledUtterance:
     source: str  # "human" or "pseudo"
     frames: np.ndarray  # (T, F) float16, 50 Hz
     cascade_text: str | None  # the first teacher's transcript: what a cascade would hand to the LLM
+    duration_s: float = 0.0
+    audio_sha256: str = ""  # of the FLAC bytes in the shard
 
 
 def join(features: pa.Table, labels: pa.Table, use: str = "personal") -> list[LabelledUtterance]:
@@ -53,6 +55,8 @@ def join(features: pa.Table, labels: pa.Table, use: str = "personal") -> list[La
                 label["source"],
                 frames,
                 teachers[0]["text"] if teachers else None,
+                row.get("duration_s") or 0.0,
+                row.get("audio_sha256") or "",
             )
         )
     return sorted(joined, key=lambda item: (item.cohort, item.utterance))

@@ -69,6 +69,14 @@ class Listener:
             self.bridge, self.link, [torch.from_numpy(np.asarray(item, dtype=np.float32)) for item in frames]
         )
 
+    @torch.inference_mode()
+    def posteriors(self, frames: np.ndarray) -> np.ndarray:
+        """(S, 1 + V) posteriors of one utterance's (T, F) frames; column 0 is the blank, column 1 + i row i."""
+        whole = torch.from_numpy(np.asarray(frames, dtype=np.float32))[None]
+        self.bridge.eval()
+        log_posteriors, _, counts = self.link.log_posteriors(self.bridge, whole, torch.tensor([len(frames)]))
+        return log_posteriors[0, : int(counts[0])].exp().numpy()
+
     def text_of(self, read_out: ReadOut) -> str:
         """The text of a read-out."""
         return self.vocabulary.text_of(self.tokenizer, read_out.rows)

@@ -192,15 +192,3 @@ def draw_personal_curves(cohorts: Mapping[str, Mapping[str, Any]], path: Path) -
     _headline(figure, finding)
     _save(figure, path)
     return finding
-
-
-def draw_all(
-    cohorts: Mapping[str, Mapping[str, Any]], base: Mapping[str, Any], summary: Mapping[str, Any], folder: Path
-) -> dict[str, Path]:
-    """Draw every figure that there is data for; maps each finding to its PNG in ``folder``."""
-    drawn = (
-        (draw_wer_by_user(summary, folder / "wer_by_user.png"), folder / "wer_by_user.png"),
-        (draw_base_curve(base, folder / "base_curve.png"), folder / "base_curve.png"),
-        (draw_personal_curves(cohorts, folder / "personal_curves.png"), folder / "personal_curves.png"),
-    )
-    return {finding: path for finding, path in drawn if finding}

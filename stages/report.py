@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stages.atomic import write_json, write_text
+from stages.report_users import Recordings
 
 POOLED = (
     "wer",
@@ -237,13 +238,45 @@ def write_csvs(cohorts: Mapping[str, Mapping[str, Any]], base: Mapping[str, Any]
     write_text(folder / "base_curve.csv", csv_text(("epoch", "seconds", "dev_wer"), curve))
     losses = [(cohort, user, step, loss) for cohort, user, entry in named for step, loss in entry.get("curve") or []]
     write_text(folder / "personal_curves.csv", csv_text(("cohort", "user", "step", "loss"), losses))
+    write_reading_csvs(cohorts, folder)
+
+
+def write_reading_csvs(cohorts: Mapping[str, Mapping[str, Any]], folder: Path) -> None:
+    """``confusion.csv`` (a line each time that one of the most confused words was said), ``length_error.csv`` (a line an
+    utterance and adapter) and ``layers.csv`` (mean share of a layer's weights that an adapter changes).
+
+    What a user said and how it was read stands beside the user's name: so it is found when the user is to be erased.
+    """
+    from stages.layers import layer_name, mean_densities
+    from stages.reading import SIDES, most_confused, quoted, read_rows
+
+    rows = read_rows(cohorts)
+    pairs = [(cohort, user, quoted(said), quoted(read)) for cohort, user, said, read in most_confused(rows)]
+    write_text(folder / "confusion.csv", csv_text(("cohort", "user", "said", "read"), pairs))
+    lengths = [
+        (row["cohort"], row["user"], row["words"], row["duration_s"], side, row[f"{side}_errors"] / row["words"])
+        for row in rows
+        for side in SIDES
+        if row["words"]
+    ]
+    header = ("cohort", "user", "words", "duration_s", "adapter", "wer")
+    write_text(folder / "length_error.csv", csv_text(header, lengths))
+    shares = [(layer_name(layer), share) for layer, share in mean_densities(cohorts).items()]
+    write_text(folder / "layers.csv", csv_text(("layer", "changed"), shares))
 
 
 def write_report(
-    cohorts: Mapping[str, Mapping[str, Any]], base: Mapping[str, Any], summary_path: Path, plots: Path
+    cohorts: Mapping[str, Mapping[str, Any]],
+    base: Mapping[str, Any],
+    summary_path: Path,
+    plots: Path,
+    recordings: Recordings | None = None,
 ) -> dict[str, Any]:
-    """Write ``metrics/summary.json`` and, in ``plots``, CSVs, figures, ``table.md`` and ``report.html``; the summary."""
-    from stages.plots import draw_all  # matplotlib takes half a second to import
+    """Write ``metrics/summary.json`` and, in ``plots``, CSVs, figures, ``table.md`` and ``report.html``; the summary.
+
+    ``recordings`` gives the examples' recordings, see stages.report_users; None leaves the players out.
+    """
+    from stages.figures import draw_all  # matplotlib takes half a second to import
     from stages.report_page import page
 
     summary = summarise(cohorts, base)
@@ -251,5 +284,5 @@ def write_report(
     write_csvs(cohorts, base, plots)
     write_text(plots / "table.md", markdown_table(summary))
     figures = draw_all(cohorts, base, summary, plots)
-    write_text(plots / "report.html", page(summary, cohorts, figures))
+    write_text(plots / "report.html", page(summary, cohorts, figures, recordings))
     return summary

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stages.report import COLUMNS, devices, number, rows
-
-EXAMPLES_A_USER = 4
+from stages.report import COLUMNS, devices, number, rows, summarise
+from stages.report_users import LEGEND, STYLE, Recordings, Sounds, user_section
 
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>edgealign report</title>
+<title>{{ title }}</title>
 <style>
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
@@ -23,8 +22,8 @@ tr.all td { font-weight: 600; border-bottom: 2px solid #888; }
 img { max-width: 100%; height: auto; }
 .wide { overflow-x: auto; }
 .note { color: #555; }
-</style></head><body>
-<h1>edgealign report</h1>
+{{ style|safe }}</style></head><body>
+<h1>{{ title }}</h1>
 <p>{{ finding }}</p>
 {% if devices %}<p class="note">Trained on: {{ devices }}.</p>{% endif %}
 <h2>Word error rate by user</h2>
@@ -37,15 +36,13 @@ img { max-width: 100%; height: auto; }
 encoder's own transcript. LLM gap: WER of the LLM's repeat from audio minus that from the reference text. A dash: unknown.</p>
 {% if skipped %}<h2>Users without an adapter</h2><ul>
 {% for cohort, user, reason in skipped %}<li>{{ user }} ({{ cohort }}): {{ reason }}</li>{% endfor %}</ul>{% endif %}
-<h2>Figures</h2>
+{% if figures is defined %}<h2>Figures</h2>
 {% for alt, data in figures %}<p><img alt="{{ alt }}" src="data:image/png;base64,{{ data }}"></p>
-{% else %}<p>No curve was recorded.</p>{% endfor %}
-{% if examples %}<h2>Examples</h2>
-<div class="wide"><table><thead><tr><th>user</th><th>spoken</th><th>base</th><th>personal</th><th>cascade</th>
-<th>LLM's reply</th></tr></thead><tbody>
-{% for user, e in examples %}<tr><td>{{ user }}</td><td>{{ e.reference or "–" }}</td><td>{{ e.base or "–" }}</td>
-<td>{{ e.personal or "–" }}</td><td>{{ e.cascade or "–" }}</td><td>{{ e.reply or "–" }}</td></tr>
-{% endfor %}</tbody></table></div>{% endif %}
+{% else %}<p>No curve was recorded.</p>{% endfor %}{% endif %}
+{% if users %}<h2>Users: listen and look</h2>
+<p class="note">Two held-out utterances a user: where the personal adapter helps most, and where it errs most.</p>
+{{ legend|safe }}{% for section in users %}{{ section|safe }}
+{% endfor %}{% endif %}
 </body></html>
 """
 
@@ -62,24 +59,48 @@ def finding(summary: Mapping[str, Any]) -> str:
     )
 
 
-def page(summary: Mapping[str, Any], cohorts: Mapping[str, Mapping[str, Any]], figures: Mapping[str, Path]) -> str:
+def page(
+    summary: Mapping[str, Any],
+    cohorts: Mapping[str, Mapping[str, Any]],
+    figures: Mapping[str, Path],
+    recordings: Recordings | None = None,
+) -> str:
     """The whole page. ``figures`` maps each figure's finding (its text for those who cannot see it) to its PNG."""
-    from jinja2 import Environment  # comes with MLflow and DVC
-
-    examples = [
-        (f"{user} ({cohort})", example)
+    sounds = Sounds(recordings)
+    users = [
+        user_section(cohort, user, entry, sounds)
         for cohort in sorted(cohorts)
         for user, entry in sorted((cohorts[cohort].get("users") or {}).items())
-        for example in (entry.get("examples") or [])[:EXAMPLES_A_USER]
     ]
     skipped = [(c, user, why) for c, part in summary["cohorts"].items() for user, why in part["skipped"].items()]
-    template = Environment(autoescape=True, trim_blocks=True).from_string(_TEMPLATE)
-    return template.render(
+    return _render(
+        title="edgealign report",
         finding=finding(summary),
         devices=devices(summary),
         columns=COLUMNS,
         rows=rows(summary),
         skipped=skipped,
         figures=[(alt, base64.b64encode(path.read_bytes()).decode()) for alt, path in figures.items()],
-        examples=examples,
+        users=users,
     )
+
+
+def user_page(cohort: str, user: str, entry: Mapping[str, Any], recordings: Recordings | None = None) -> str:
+    """A page of one user alone, for that user's run."""
+    summary = summarise({cohort: {"users": {user: entry}}}, {})
+    return _render(
+        title=f"{user} ({cohort})",
+        finding=finding(summary),
+        devices=devices(summary),
+        columns=COLUMNS,
+        rows=[(cohort, user, cells) for _, user, cells in rows(summary)[:1]],
+        # the only section is open
+        users=[user_section(cohort, user, entry, Sounds(recordings)).replace("<details>", "<details open>", 1)],
+    )
+
+
+def _render(**values: Any) -> str:
+    from jinja2 import Environment  # comes with MLflow and DVC
+
+    template = Environment(autoescape=True, trim_blocks=True).from_string(_TEMPLATE)
+    return template.render(style=STYLE, legend=LEGEND, **values)

@@ -5,7 +5,9 @@ Files are written by the functions that the stages write them with; only trainin
 
 from __future__ import annotations
 
+import base64
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -178,8 +180,10 @@ def write_artifacts(project: Project, cohort: str) -> None:
 
     identity = str(read_identity(project.encoder))
     labels = []
+    audio: dict[str, str] = {}
     for shard in list_shards(project.cohort(cohort)):
         digest = sha256_file(shard)
+        audio |= {item.utterance: item.audio_sha256 for item in iter_shard(shard)}
         rows, heard = [], []
         for item in iter_shard(shard):
             frames = np.random.default_rng(zlib.crc32(item.audio)).normal(size=(9, ENCODER_WIDTH)).astype("<f2")
@@ -225,7 +229,7 @@ def write_artifacts(project: Project, cohort: str) -> None:
         by_user.setdefault(row["user"], []).append(row["utterance"])
     if cohort == "home":
         write_base(project, [name for names in by_user.values() for name in names])
-    users = {user: write_adapter(project, cohort, user, names) for user, names in by_user.items()}
+    users = {user: write_adapter(project, cohort, user, names, audio) for user, names in by_user.items()}
     write_json(project.adapters(cohort) / "skipped.json", {"lone": "1 labelled utterance"})
     from stages.evaluate import pool
 
@@ -253,10 +257,10 @@ def write_base(project: Project, names: list[str]) -> None:
     save_base(project.base_adapter, BridgeFormer(CONFIG), record)
 
 
-def write_adapter(project: Project, cohort: str, user: str, names: list[str]) -> dict[str, Any]:
+def write_adapter(project: Project, cohort: str, user: str, names: list[str], audio: dict[str, str]) -> dict[str, Any]:
     """A user's adapter; its entry of the evaluation."""
     from stages.alignment.adapter import AdapterRecord, read_record, save
-    from tests.helpers_report import user_entry
+    from tests.helpers_report import heard_rows, user_entry
 
     base = read_record(project.base_adapter)
     record = AdapterRecord("personal", "shira", base.bridge, base.encoder, base.llm, [1, 2, 3])
@@ -268,6 +272,7 @@ def write_adapter(project: Project, cohort: str, user: str, names: list[str]) ->
     text = f"{WORDS} {user}" if user == SLUG else "turn on the light"
     example = {"utterance": names[0], "reference": text, "base": text, "personal": text, "cascade": text, "reply": text}
     entry = user_entry(0.25, 0.25, 0.25, examples=[example], adapter_sha256=record.weights_sha256)
+    entry |= heard_rows({name: (text, f"{text} off", audio[name]) for name in names[:2]})
     return {**entry, "base": counts, "personal": counts, "cascade": counts}
 
 
@@ -317,7 +322,8 @@ def traces_of(project: Project) -> Traces:
         weights = project.adapters(cohort) / SLUG / "adapter.safetensors"
         if weights.is_file():
             blobs.append(weights.read_bytes()[-200:])
-    for name in ("wer_by_user.png", "personal_curves.png"):  # they show names that no search of text finds
+    # they show names and words that no search of text finds
+    for name in ("wer_by_user.png", "personal_curves.png", "posteriors.png", "layers.png", "confusion.png"):
         picture = (project.plots / name).read_bytes()
         blobs.append(picture[len(picture) // 2 :][:200])
     return Traces(tuple(sorted(words)), tuple(blobs))
@@ -348,6 +354,8 @@ def _layers(path: Path) -> Iterator[tuple[str, bytes]]:
         for row in table.to_pylist():
             for value in row.values():
                 yield "rows", value if isinstance(value, bytes) else repr(value).encode()
+    for place, embedded in enumerate(re.findall(rb"data:[^;]+;base64,([A-Za-z0-9+/=]+)", content)):
+        yield f"data URI {place}", base64.b64decode(embedded)
     if content[257:262] == b"ustar":
         with tarfile.open(path) as archive:
             for member in archive:

@@ -140,8 +140,9 @@ def report(world: World) -> None:
     from pipeline.runs.report import read_results
     from stages.report import write_report
 
-    cohorts, base = read_results(Context.open(world.project.root))
-    write_report(cohorts, base, world.project.summary, world.project.plots)
+    context = Context.open(world.project.root)
+    cohorts, base = read_results(context)
+    write_report(cohorts, base, world.project.summary, world.project.plots, context.recordings)
 
 
 def put_back(world: World, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,11 +34,43 @@ def user_entry(base: float | None, personal: float | None, cascade: float | None
                 "base": "play sum chess",
                 "personal": "play some jazz",
                 "cascade": "lay some <b>cars</b>",
-                "reply": "play some jazz",
+                "reply": "play <i>some</i> jazz",
             }
         ],
     }
     return {**entry, **changes}
+
+
+def heard_rows(utterances: dict[str, tuple[str, str, str]]) -> dict[str, Any]:
+    """What evaluate keeps for the figures: {utterance: (reference, what both adapters read, SHA-256 of the FLAC)}."""
+    rows = [
+        {
+            "utterance": name,
+            "reference": said,
+            "base": read,
+            "personal": read,
+            "words": len(said.split()),
+            "base_errors": 1,
+            "personal_errors": 1,
+            "duration_s": 1.5,
+            "n_frames": 75,
+            "audio_sha256": audio,
+        }
+        for name, (said, read, audio) in utterances.items()
+    ]
+    side = {"text": rows[0]["base"], "step_s": 0.08, "tokens": ["", " on"], "values": [[0.9, 0.2], [0.1, 0.8]]}
+    return {
+        "read": rows,
+        "posteriors": {
+            "utterance": rows[0]["utterance"],
+            "reference": rows[0]["reference"],
+            "sides": {"base": side, "personal": side},
+        },
+        "layers": [
+            {"layer": "enter", "changed": 30, "weights": 1000},
+            {"layer": "leave", "changed": 1, "weights": 500},
+        ],
+    }
 
 
 def base_record(epochs: int = 8) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pipeline.cluster.session import Session, connect
 from pipeline.cluster.work import Result, run_tasks
 from pipeline.progress import progress
 from pipeline.runs.common import Context, Costs, log, tell_failures, worker_threads
-from pipeline.runs.recorded import recorded, timed_curve
+from pipeline.runs.recorded import figures_of, recorded, timed_curve
 from pipeline.tracking.lineage import lineage_tags
 from stages.atomic import atomic_path, sha256_file, sha256_json
 from stages.errors import InputError
@@ -82,8 +82,18 @@ def _run(context: Context, run: Any) -> None:
     timed_curve(run, "dev_wer", timed)
     timed_curve(run, "loss", [(int(step), timed[place][1], loss) for place, (step, loss) in enumerate(curve["loss"])])
     run.tags(costs.tags())
+    _show_curve(context, metrics, run)
     run.adapter(project.base_adapter, "base", settings.features.padding_s)
     checkpoint.unlink(missing_ok=True)
+
+
+def _show_curve(context: Context, metrics: dict[str, Any], run: Any) -> None:
+    from stages.plots import draw_base_curve
+
+    with figures_of(context, run) as folder:
+        path = folder / "base_curve.png"
+        if draw_base_curve({"metrics": metrics}, path):
+            run.artifact(path, "figures")
 
 
 def prepare(context: Context) -> tuple[Any, dict[str, Any]]:

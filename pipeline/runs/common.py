@@ -43,6 +43,12 @@ class Context:
             raise InputError(f"{cohort}: not a cohort of params.yaml. Known: {', '.join(self.settings.cohorts)}.")
         return list_shards(self.project.cohort(cohort))
 
+    def recordings(self, cohort: str, wanted: Mapping[str, str]) -> Mapping[str, bytes]:
+        """Recordings to listen to, see stages.recordings: what the cohort's shards hold now, with consent."""
+        from stages.recordings import read_recordings
+
+        return read_recordings(sorted(self.project.cohort(cohort).glob("shard-*.tar")), wanted)
+
     @property
     def shares_disk(self) -> bool:
         """Whether workers read this machine's disk: true for the embedded session."""

@@ -13,11 +13,11 @@ from pipeline.cluster.work import Result, run_actors
 from pipeline.progress import progress
 from pipeline.runs.base import load_labelled
 from pipeline.runs.common import Context, Costs, log, tell_failures, worker_threads
-from pipeline.runs.recorded import recorded
+from pipeline.runs.recorded import figures_of, recorded
 from stages.atomic import sha256_bytes, sha256_json, write_json
 from stages.errors import InputError
 
-EVALUATE_VERSION = 3  # raise when the same inputs would give other figures
+EVALUATE_VERSION = 4  # raise when the same inputs would give other figures
 
 
 class EvaluationWorker:
@@ -81,7 +81,7 @@ def _run(context: Context, cohort: str, run: Any) -> None:
     def done(index: int, result: Result) -> None:
         costs.add(result)
         name = names[index]
-        users[name] = {**_of_training(folders[name]), **result.value, "key": keys[name]}
+        users[name] = {**_of_training(project.base_adapter, folders[name]), **result.value, "key": keys[name]}
         fresh.append(name)
 
     run.params({"evaluate": settings.evaluate.model_dump(), **_identities(context)})
@@ -123,12 +123,29 @@ def _run(context: Context, cohort: str, run: Any) -> None:
     run.metrics({**figures_alone(content)["all"], **costs.metrics()})
     run.artifact(project.metrics(cohort), "metrics")
     for user in fresh:
-        _record_user(run, cohort, user, users[user])
+        _record_user(context, run, cohort, user, users[user])
+    if fresh:
+        _show(context, cohort, content, run)
     log.info("evaluate@%s: WER %s with personal adapters, %s base", cohort, together["wer"], together["base_wer"])
 
 
-def _record_user(run: Any, cohort: str, user: str, found: dict[str, Any]) -> None:
+def _show(context: Context, cohort: str, content: dict[str, Any], run: Any) -> None:
+    """The cohort's figures, for its run."""
+    from stages.figures import draw_judged
+    from stages.report import summarise, write_csvs
+
+    with figures_of(context, run) as folder:
+        drawn = draw_judged({cohort: content}, summarise({cohort: content}, {}), folder)
+        # names the users: a search for one of them finds the run, whose pictures show the names, too
+        write_csvs({cohort: content}, {}, folder)
+        for path in [*drawn.values(), folder / "wer_by_user.csv"]:
+            run.artifact(path, "figures")
+
+
+def _record_user(context: Context, run: Any, cohort: str, user: str, found: dict[str, Any]) -> None:
     """The run of one user, of the device that trained the adapter; the run above says where it was judged."""
+    from stages.report_page import user_page
+
     device = {"device": found.get("device"), "device_kind": found.get("device_kind")}
     with run.child(f"evaluate@{cohort}", user=user, **device) as child:
         child.params(run.record.params)
@@ -139,6 +156,10 @@ def _record_user(run: Any, cohort: str, user: str, found: dict[str, Any]) -> Non
         if guard["utterances"]:
             child.metrics({"guard_wer": guard["personal"]["wer"], "base_guard_wer": guard["base"]["wer"]})
         child.tags({"adapter_sha256": found["adapter_sha256"]})
+        with figures_of(context, child) as folder:
+            page = folder / "listen.html"
+            page.write_text(user_page(cohort, user, found, context.recordings), encoding="utf-8")
+            child.artifact(page)
         child.dataset(f"{cohort}/{user}", found["held_out_sha256"], f"data/cohorts/{cohort}", context="evaluation")
 
 
@@ -186,7 +207,7 @@ def _keys(
     for name, folder in folders.items():
         record = read_record(folder)
         judged = [
-            [item.utterance, item.text, item.cascade_text, sha256_bytes(item.frames.tobytes())]
+            [item.utterance, item.text, item.cascade_text, item.audio_sha256, sha256_bytes(item.frames.tobytes())]
             for item in held_out[name]
         ]
         settings = context.settings.evaluate.model_dump()
@@ -207,15 +228,17 @@ def _judged_before(path: Path, keys: dict[str, str]) -> dict[str, dict[str, Any]
 
 def _identities(context: Context) -> dict[str, str]:
     """The frozen models and the base that are judged."""
-    from stages.alignment.adapter import read_record
+    from stages.alignment.record import read_record
 
     record = read_record(context.project.base_adapter)
     return {"encoder": record.encoder, "llm": record.llm, "base": record.weights_sha256}
 
 
-def _of_training(folder: Path) -> dict[str, Any]:
-    """What an adapter's record says of its training, by DESIGN's names."""
+def _of_training(base: Path, folder: Path) -> dict[str, Any]:
+    """What an adapter's record says of its training, by DESIGN's names, and which weights it changed."""
+    from stages.alignment.adapter import read_tensors
     from stages.alignment.record import read_record
+    from stages.insight import changed_weights
 
     record = read_record(folder)
     kept = ("train_seconds", "utterances", "trainable_parameters", "density", "peak_rss_bytes", "bytes_exchanged")
@@ -227,6 +250,7 @@ def _of_training(folder: Path) -> dict[str, Any]:
         "device": record.device.get("model", "unknown"),
         "device_kind": record.device.get("kind", "unknown"),
         "curve": record.metrics.get("curve", {}).get("loss", []),
+        "layers": changed_weights(read_tensors(base, read_record(base)), read_tensors(folder, record), record.method),
     }
 
 

@@ -14,7 +14,7 @@ from pipeline.progress import progress
 from pipeline.runs.base import corpus_of, load_labelled
 from pipeline.runs.common import Context, Costs, log, tell_failures, worker_threads
 from pipeline.runs.keys import personalize_key
-from pipeline.runs.recorded import recorded
+from pipeline.runs.recorded import figures_of, recorded
 from pipeline.tracking.lineage import lineage_tags
 from stages.atomic import sha256_bytes, write_json
 from stages.errors import InputError
@@ -149,10 +149,29 @@ def _train(context: Context, cohort: str, todo: list[Job], base: Any, base_recor
         )
     run.metrics(costs.metrics())
     run.tags(costs.tags())
+    _show_curves(context, cohort, run)
     for failure in failures:
         with run.child(f"personalize@{cohort}", user=todo[failure.index].user) as child:
             child.failed(failure.message)
     tell_failures(f"personalize@{cohort}", failures, len(todo))
+
+
+def _show_curves(context: Context, cohort: str, run: Any) -> None:
+    """The learning curves of all users of the cohort, as a figure and, with their names, as a table."""
+    from stages.alignment.record import read_record
+    from stages.plots import draw_personal_curves
+    from stages.report import write_csvs
+
+    users = {
+        path.parent.name: {"curve": (read_record(path.parent).metrics.get("curve") or {}).get("loss") or []}
+        for path in sorted(context.project.adapters(cohort).glob("*/adapter.json"))
+    }
+    cohorts = {cohort: {"users": users}}
+    with figures_of(context, run) as folder:
+        if draw_personal_curves(cohorts, folder / "personal_curves.png"):
+            write_csvs(cohorts, {}, folder)
+            for file in ("personal_curves.png", "personal_curves.csv"):
+                run.artifact(folder / file, "figures")
 
 
 def _keep(context: Context, cohort: str, job: Job, result: Result, base_record: Any, run: Any) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -38,6 +40,18 @@ def recorded(context: Context, stage: str, cohort: str = "", method: str | None 
             yield run
         finally:
             run.record.metrics += load.stop()
+
+
+@contextmanager
+def figures_of(context: Context, run: Run) -> Iterator[Path]:
+    """A folder to draw in, gone afterwards. What cannot be drawn costs the run its figures, never the stage its results."""
+    context.project.private.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=context.project.private, prefix=".figures-") as folder:
+        try:
+            yield Path(folder)
+        except Exception as error:
+            log.warning("tracking: the run %s goes without some figures: %s", run.record.name, error)
+            run.tags({"missing.figures": f"{type(error).__name__}: {error}"})
 
 
 def timed_curve(run: Run, name: str, points: Iterable[tuple[int, float, float | None]]) -> None:

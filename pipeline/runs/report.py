@@ -18,7 +18,7 @@ def run(context: Context) -> None:
     project = context.project
     with recorded(context, "report") as run:
         cohorts, base = read_results(context)
-        summary = write_report(cohorts, base, project.summary, project.plots)
+        summary = write_report(cohorts, base, project.summary, project.plots, context.recordings)
         run.metrics(summary["overall"])
         run.whole({**summary["overall"], **{name: part["all"] for name, part in summary["cohorts"].items()}})
         run.artifact(project.summary, "metrics")

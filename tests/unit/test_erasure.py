@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -348,3 +349,43 @@ def test_a_project_without_dvc_and_mlflow_is_cleaned_too(tmp_path: Path, monkeyp
     assert set(read_index(project.cohort("home")).column("user").to_pylist()) == {"ann", "bob", "zoe"}
     with pytest.raises(InputError, match="in no cohort"):
         forget_user(project, SLUG, confirm=lambda question: True, tell=lambda line: None)
+
+
+# --- pages with recordings in them ----------------------------------------------------------------------------------
+
+
+def page_with(tmp_path: Path, *embedded: bytes, text: str = "") -> Path:
+    path = tmp_path / "page.html"
+    sounds = "".join(
+        f'<audio src="data:audio/flac;base64,{base64.b64encode(item).decode()}"></audio>' for item in embedded
+    )
+    path.write_text(f"<html><p>{text}</p>{sounds}</html>")
+    return path
+
+
+def test_a_recording_inside_a_page_is_found_though_nobody_is_named(tmp_path: Path) -> None:
+    mine, other = item("may-1", "may"), item("ann-11", "ann")
+    who = person(audio={mine.audio_sha256})
+    for sounds, found in (((other.audio, mine.audio), True), ((other.audio,), False), ((), False)):
+        blob = blob_of(page_with(tmp_path, *sounds))
+        assert read_kind(blob) == "text"
+        assert holds(blob, "text", who, Matcher(who), Notes()) is found
+
+
+def test_a_name_that_base64_spells_by_chance_is_no_name(tmp_path: Path) -> None:
+    """Three letters between two slashes: a page with some megabytes of sound has them."""
+    who = person()
+    sound = base64.b64decode("AAA/may/AAAA")
+    assert not holds(blob_of(page_with(tmp_path, sound)), "text", who, Matcher(who), Notes())
+    assert holds(blob_of(page_with(tmp_path, sound, text="may")), "text", who, Matcher(who), Notes())
+
+
+def test_an_evaluation_is_known_by_any_utterance_that_it_tells(tmp_path: Path) -> None:
+    one = matcher(utterances={"xx7"})
+    for told in (
+        {"examples": [{"utterance": "xx7"}]},
+        {"read": [{"utterance": "xx7"}]},
+        {"posteriors": {"utterance": "xx7"}},
+    ):
+        assert one.in_json({"cohort": "home", "all": {}, "users": {"ann": told}})
+    assert not one.in_json({"cohort": "home", "all": {}, "users": {"ann": {"read": [{"utterance": "xx8"}]}}})

@@ -138,8 +138,8 @@ def test_the_page_needs_no_other_file_and_escapes_data(written: Path) -> None:
     for name in ("ann", "bob", "dee", "quiet", "far", "cy"):
         assert name in page
     assert page.count("data:image/png;base64,") == 3
-    assert 'src="http' not in page and "<b>cars</b>" not in page
-    assert "lay some &lt;b&gt;cars&lt;/b&gt;" in page
+    assert 'src="http' not in page and "<b>" not in page and "<i>" not in page
+    assert "“play &lt;i&gt;some&lt;/i&gt; jazz”" in page
 
 
 def test_the_same_input_gives_the_same_bytes(written: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -179,9 +179,10 @@ def _draw_again(erasure: Erasure) -> None:
     had = project.plots.is_dir()
     shutil.rmtree(project.plots, ignore_errors=True)
     try:
-        cohorts, base = read_results(Context.open(project.root))
+        context = Context.open(project.root)
+        cohorts, base = read_results(context)
     except (InputError, ValueError):
         project.summary.unlink(missing_ok=True)  # `dvc repro` makes the report again
         return
     if had or project.summary.is_file():
-        write_report(cohorts, base, project.summary, project.plots)
+        write_report(cohorts, base, project.summary, project.plots, context.recordings)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import codecs
 import hashlib
 import json
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +26,7 @@ ORDER = ("cohort", "shard", "table", "json", "text", "weights", "recording", "pi
 """Kinds in the order in which they are searched: the first ones tell what the later ones are searched for."""
 
 _SEPARATORS = re.compile(r"[\s/\\:;,'\"()]+")
+_EMBEDDED = re.compile(rb"data:[\w/+.-]+;base64,([A-Za-z0-9+/]+=*)")
 _SOUNDS = (b"fLaC", b"RIFF", b"OggS", b"ID3", b"\xff\xfb", b"\xff\xf3")
 
 
@@ -105,7 +109,7 @@ def holds(blob: Blob, kind: str, person: Person, matcher: Matcher, notes: Notes)
         return False
     with blob.open() as file:
         if kind == "recording":
-            return _sha256(file) in (person.sources - person.shared_sources) | person.audio
+            return _sha256(file) in _recordings_of(person)
         if kind == "weights":
             if _sha256(file) in person.adapters:
                 return True
@@ -113,6 +117,10 @@ def holds(blob: Blob, kind: str, person: Person, matcher: Matcher, notes: Notes)
             size = int.from_bytes(file.read(8), "little")
             return matcher.in_text(file.read(size).decode("utf-8", "replace"), blob.cohort)
         content = file.read(TEXT_LIMIT_BYTES)
+    if kind == "text":
+        content, embedded = without_embedded(content)
+        if not _recordings_of(person).isdisjoint(hashlib.sha256(item).hexdigest() for item in embedded):
+            return True
     if kind == "json":
         parsed = parse_json(content)
         if parsed is not None:
@@ -126,6 +134,22 @@ def holds(blob: Blob, kind: str, person: Person, matcher: Matcher, notes: Notes)
         return matcher.in_text(content.decode("utf-8", "replace"), blob.cohort)
     needles = matcher.loud()
     return any(needle.encode(code) in content for needle in needles for code in ("utf-8", "utf-16-le"))
+
+
+def _recordings_of(person: Person) -> set[str]:
+    return (person.sources - person.shared_sources) | person.audio
+
+
+def without_embedded(page: bytes) -> tuple[bytes, list[bytes]]:
+    """A page without the files in its data URIs, and these files.
+
+    Base64 spells every short name sooner or later: it is no text to search for one.
+    """
+    found = []
+    for item in _EMBEDDED.finditer(page):
+        with suppress(binascii.Error):
+            found.append(base64.b64decode(item.group(1), validate=True))
+    return _EMBEDDED.sub(b"data:", page), found
 
 
 def _is_entry(matcher: Matcher, cohort: str, slug: str, user: Any) -> bool:

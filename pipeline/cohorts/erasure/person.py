@@ -169,8 +169,10 @@ class Matcher:
         users = {**(content.get("users") or {}), **(content.get("skipped") or {})}
         if any(self.is_user(user, cohort) for user in users):
             return True
-        examples = [item for user in users.values() if isinstance(user, Mapping) for item in user.get("examples") or []]
-        return any(self.is_utterance(item.get("utterance"), cohort) for item in examples)
+        told = [user for user in users.values() if isinstance(user, Mapping)]
+        items = [item for user in told for key in ("examples", "read") for item in user.get(key) or []]
+        items += [user["posteriors"] for user in told if user.get("posteriors")]
+        return any(self.is_utterance(item.get("utterance"), cohort) for item in items)
 
     def _is(self, value: str, cohort: str | None) -> bool:
         if self.is_user(value, cohort) or self.is_utterance(value, cohort):

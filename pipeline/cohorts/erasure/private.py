@@ -47,6 +47,8 @@ def erase_private(erasure: Erasure, settings: Settings, found: Iterable[str], sh
     if set(settings.base_cohorts) & set(erasure.person.slugs):
         for checkpoint in (private / "checkpoints").glob("*base-*"):
             checkpoint.unlink()  # a training under way, of a base that learns from the person
+    for drawing in private.glob(".figures-*"):
+        shutil.rmtree(drawing, ignore_errors=True)  # of a stage that was killed; no search finds a name in a picture
     for shipment in shipped:
         shutil.rmtree(shipment, ignore_errors=True)
 
