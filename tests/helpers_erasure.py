@@ -322,8 +322,8 @@ def traces_of(project: Project) -> Traces:
         weights = project.adapters(cohort) / SLUG / "adapter.safetensors"
         if weights.is_file():
             blobs.append(weights.read_bytes()[-200:])
-    # they show names and words that no search of text finds
-    for name in ("wer_by_user.png", "personal_curves.png", "posteriors.png", "layers.png", "confusion.png"):
+    # they show names and words that no search of text finds; posteriors.png shows the first user alone, who is another one
+    for name in ("wer_by_user.png", "personal_curves.png", "layers.png", "confusion.png"):
         picture = (project.plots / name).read_bytes()
         blobs.append(picture[len(picture) // 2 :][:200])
     return Traces(tuple(sorted(words)), tuple(blobs))

@@ -220,7 +220,8 @@ def pending(world: World) -> list[Path]:
 
 
 def check_forgotten(world: World, traces: Traces, before: dict[str, dict[str, Any]]) -> None:
-    assert search(world.folder, traces) == []
+    left = search(world.folder, traces)
+    assert left == [], left[:20]
     assert others(world) == before
     assert pending(world) == []
 
