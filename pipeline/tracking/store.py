@@ -190,12 +190,26 @@ class MlflowStore:
             if found:
                 known = found[0].info.run_id
             else:
+                self._tell_deleted(experiment, wanted)
                 tags = {**wanted.tags, RECORD_TAG: wanted.record, **({"mlflow.parentRunId": parent} if parent else {})}
                 created = self._client.create_run(experiment, wanted.start_ms, tags=tags, run_name=wanted.name)
                 known = created.info.run_id
                 self._created.add(known)
             self._runs[wanted.record] = str(known)
         return self._runs[wanted.record]
+
+    def _tell_deleted(self, experiment: str, wanted: Ancestor) -> None:
+        """A run that somebody deleted is made again: what comes now needs a place. What it held is in MLflow's bin."""
+        from mlflow.entities import ViewType
+
+        query = f"tags.`{RECORD_TAG}` = '{wanted.record}'"
+        for run in self._client.search_runs([experiment], query, ViewType.DELETED_ONLY, max_results=1):
+            log.warning(
+                "tracking: the run %s was deleted in the store; another one is made for what comes now. `mlflow runs restore "
+                "--run-id %s` brings the first one back",
+                wanted.name,
+                run.info.run_id,
+            )
 
     def _log(self, run_id: str, record: Record, *, fresh: bool) -> None:
         from mlflow.entities import Metric, Param, RunTag

@@ -186,6 +186,25 @@ def test_an_artifact_that_was_tampered_with_in_the_spool_is_not_sent(
     assert run.data.metrics["wer"] == 0.25  # the rest arrived
 
 
+def test_a_parent_that_was_deleted_is_made_again_and_told(tracker: Tracker, caplog: pytest.LogCaptureFixture) -> None:
+    with tracker.run("models"):
+        pass
+    there = client(tracker.uri)
+    before = all_runs(tracker.uri)
+    parent = before["models"].data.tags["mlflow.parentRunId"]
+    there.delete_run(parent)
+    caplog.clear()
+    with again(tracker).run("features") as run:
+        run.metrics({"wer": 0.25})
+    (warning,) = [record.message for record in caplog.records if record.name == "edgealign.tracking"]
+    assert "was deleted in the store" in warning and f"mlflow runs restore --run-id {parent}" in warning
+    after = all_runs(tracker.uri)
+    above = there.get_run(after["features"].data.tags["mlflow.parentRunId"])
+    assert above.info.lifecycle_stage == "active" and above.info.run_id != parent
+    assert after["features"].data.metrics["wer"] == 0.25
+    assert not tracker.spool.waiting()
+
+
 def test_an_experiment_that_was_renamed_is_told_and_not_made_again(
     tracker: Tracker, caplog: pytest.LogCaptureFixture
 ) -> None:
