@@ -15,6 +15,7 @@ from stages.plots import MAX_USERS, draw_wer_by_user
 from stages.report import markdown_table, print_table, summarise, write_report
 from tests.helpers_report import base_record, user_entry
 
+ROOT = Path(__file__).resolve().parents[2]
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -124,6 +125,34 @@ def test_the_csv_for_dvc_plots_holds_each_user(written: Path) -> None:
         lines = list(csv.DictReader(file))
     assert [line["user"] for line in lines] == ["dee", "ann", "bob"]
     assert (lines[2]["personal_wer"], lines[2]["cascade_wer"]) == ("0.4", "")
+
+
+def columns_that_dvc_draws() -> list[tuple[str, str, str, str]]:
+    """(CSV, x, y, template) of each plot that dvc.yaml names."""
+    import yaml
+
+    found = []
+    for entry in yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["plots"]:
+        for name, plot in entry.items():
+            if isinstance(plot["x"], dict):
+                name, x, y = next(iter(plot["x"])), *plot["x"].values(), *plot["y"].values()
+            else:
+                x, y = plot["x"], plot["y"]
+            found.append((name, x, y, plot.get("template", "linear")))
+    return found
+
+
+@pytest.mark.parametrize(("name", "x", "y", "template"), columns_that_dvc_draws())
+def test_dvc_plots_draws_numbers_along_their_axis(written: Path, name: str, x: str, y: str, template: str) -> None:
+    """DVC draws an empty frame where a bar's length is a name."""
+    with (written / name).open() as file:
+        reader = csv.DictReader(file)
+        lines = list(reader)
+    assert {x, y} <= set(reader.fieldnames or ())
+    if Path(name).name in ("wer_by_user.csv", "base_curve.csv", "personal_curves.csv"):
+        assert lines  # the others are empty here: these users were judged by an older edgealign
+    for column in {"bar_horizontal": [x], "confusion": []}.get(template, [x, y]):
+        assert all(float(line[column]) >= 0 for line in lines)
 
 
 @pytest.mark.parametrize("name", ["wer_by_user.png", "base_curve.png", "personal_curves.png"])
