@@ -9,13 +9,14 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 import shutil
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -214,21 +215,27 @@ def compare_page(project: Project, folder: Path) -> list[Figure]:
     with served(project, folder / "ui.log") as (address, _), browser(address) as ui:
         client = MlflowClient(tracking_uri=address)
         experiment = client.get_experiment_by_name("edgealign").experiment_id
+        there = runs_in(project)
         began = time.perf_counter()
         ui.runs(experiment)
         table = time.perf_counter() - began
-        matching = int(re.sub(r"\D", "", ui.matching()))
         began = time.perf_counter()
         first, second, *_ = dict.fromkeys(ui.names())
         ui.compare(first, second)
         shown = ui.differences("Parameters") | ui.differences("Metrics")
         opened = time.perf_counter() - began
         away = len(ui.away)
-    note = f"two runs of {matching} selected in the table, Compare clicked, {len(shown)} figures that differ shown"
+    note = f"two runs beside {there} selected in the table, Compare clicked, {len(shown)} figures that differ shown"
     return [
-        Figure("compare_page_seconds", round(opened, 2), "s", "opens", matching > RUNS // 2 and bool(shown), note=note),
+        Figure("compare_page_seconds", round(opened, 2), "s", "opens", there > RUNS and bool(shown), note=note),
         plain("runs_page_seconds", table, "s", note=f"the table of runs; {away} requests to other addresses"),
     ]
+
+
+def runs_in(project: Project) -> int:
+    """How many runs the store holds; MLflow's pages load a hundred at a time and count no others."""
+    with closing(sqlite3.connect(project.private / "mlflow" / "mlflow.db")) as connection:
+        return int(connection.execute("SELECT COUNT(*) FROM runs").fetchone()[0])
 
 
 def _spread(took: list[float]) -> str:

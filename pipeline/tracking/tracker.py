@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,8 @@ class Tracker:
         self.settings = settings
         self.spool = Spool(project.private / "spool")
         self._store = store
+        self._opening: threading.Thread | None = None
+        self._lock = threading.Lock()
         self._lineage: dict[str, str] | None = None
 
     @property
@@ -186,6 +189,7 @@ class Tracker:
         recorded again by one `dvc repro` update one run instead of making a second.
         """
         given = {"cohort": cohort, "user": user, "method": method, "device": device, "device_kind": device_kind}
+        self._open_meanwhile()
         try:
             with self._recording(
                 f"{stage}@{cohort}" if cohort else stage, stage, [self._top()], given, key, tags
@@ -287,6 +291,8 @@ class Tracker:
     def _send(self) -> Sent:
         sent = refused = 0
         problem = ""
+        if self._opening is not None:
+            self._opening.join()
         try:
             with self.spool.sending(SEND_WAIT_S):
                 self.spool.tidy()
@@ -322,8 +328,20 @@ class Tracker:
         artifacts = self.prepare()
         return MlflowStore(self.uri, self.settings.experiment, artifacts).latest(count)
 
+    def _open_meanwhile(self) -> None:
+        """Open the store while the stage works: importing MLflow takes two seconds, in which a stage mostly waits for Ray."""
+
+        def open_store() -> None:
+            with suppress(Exception):  # sending tries again, and tells
+                self._open()
+
+        if self._store is None and self._opening is None:
+            self._opening = threading.Thread(target=open_store, name="tracking-opens", daemon=True)
+            self._opening.start()
+
     def _open(self) -> Store:
-        if self._store is None:
-            artifacts = self.prepare()
-            self._store = MlflowStore(self.uri, self.settings.experiment, artifacts)
-        return self._store
+        with self._lock:
+            if self._store is None:
+                artifacts = self.prepare()
+                self._store = MlflowStore(self.uri, self.settings.experiment, artifacts)
+            return self._store

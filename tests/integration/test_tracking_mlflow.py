@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,20 @@ def test_a_stage_in_the_embedded_store(tracker: Tracker, tmp_path: Path) -> None
     assert tracker.spool.waiting() == []
     found = list((tmp_path / ".edgealign" / "mlflow" / "artifacts").rglob("adapter.safetensors"))
     assert [sha256_file(path) for path in found] == [sha256_file(tmp_path / "adapter" / "adapter.safetensors")]
+
+
+def test_the_store_is_opened_while_the_stage_works(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = threading.Event()
+    plain = MlflowStore.__init__
+
+    def observed(*arguments: Any) -> None:
+        plain(*arguments)
+        opened.set()
+
+    monkeypatch.setattr(MlflowStore, "__init__", observed)
+    with tracker.run("models"):
+        assert opened.wait(100)
+    assert "models" in all_runs(tracker.uri)
 
 
 def test_recording_leaves_mlflows_own_address_alone(tracker: Tracker) -> None:
