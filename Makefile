@@ -52,4 +52,4 @@ bench: env  ## real measurements into docs/benchmarks (AREA=features|alignment|p
 	@$(RUN) python -m benchmarks $(AREA)
 
 clean:  ## remove what runs have made; recordings, DVC's cache and .venv stay
-	rm -rf artifacts metrics plots models .edgealign
+	rm -rf artifacts metrics plots dvc_plots models .edgealign

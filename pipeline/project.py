@@ -84,6 +84,11 @@ class Project:
     def plots(self) -> Path:
         return self.root / "plots"
 
+    @property
+    def dvc_plots(self) -> Path:
+        """Where `dvc plots show` and `dvc plots diff` write their page."""
+        return self.root / "dvc_plots"
+
     def evaluation(self, cohort: str) -> Path:
         """Everything that evaluate found: figures, curves, examples."""
         return self.root / "artifacts" / "evaluations" / f"{cohort}.json"

@@ -101,6 +101,9 @@ def leave_things(world: World) -> None:
     shards = [path for path in sorted(project.cohort("home").glob("shard-*.tar")) if SLUG.encode() in path.read_bytes()]
     shutil.copy(shards[0], chunk / "shard-00000.tar")
     (project.labels("home").parent / ".home.parquet.x9.part").write_bytes(b"PAR1" + SLUG.encode())
+    project.dvc_plots.mkdir()  # as `dvc plots show` leaves it
+    page = f'<script>var spec = {{"data": {{"values": [{{"user": "{SLUG}", "personal_wer": "0.1"}}]}}}}</script>'
+    (project.dvc_plots / "index.html").write_text(page, encoding="utf-8")
     shipped = world.folder / "xdg" / "edgealign" / "shipped" / "abc"
     shipped.mkdir(parents=True)
     shutil.copy(shards[0], shipped / "shard.tar")

@@ -20,7 +20,7 @@ from stages.schema import FEATURES, LABELS, read_metadata, read_table, write_tab
 
 
 def erase_artifacts(erasure: Erasure, settings: Settings, found: Iterable[str]) -> None:
-    """Rewrite or delete every file of artifacts/, plots/, metrics/ and data/ that was found to hold the person."""
+    """Rewrite or delete every file of the workspace that was found to hold the person."""
     project, matcher = erasure.project, erasure.matcher()
     for cohort in erasure.person.slugs:
         _erase_shard_tables(erasure, settings, cohort, matcher)
@@ -30,6 +30,8 @@ def erase_artifacts(erasure: Erasure, settings: Settings, found: Iterable[str]) 
     for name in found:
         path = project.root / name
         drawn = drawn or path.parent in (project.plots, project.summary.parent)
+        if project.dvc_plots in path.parents:
+            shutil.rmtree(project.dvc_plots, ignore_errors=True)  # `dvc plots show` draws it again
         if not path.is_file():
             continue
         if project.cohort("x").parent not in path.parents:

@@ -35,7 +35,7 @@ class Finds:
     """Where the person was found."""
 
     workspace: list[str] = field(default_factory=list)
-    """Files of data/, artifacts/, plots/ and metrics/, relative to the project."""
+    """Files of data/, artifacts/, plots/, metrics/ and dvc_plots/, relative to the project."""
     private: list[str] = field(default_factory=list)
     """Files of .edgealign/ and .dvc/tmp/, relative to the project."""
     foreign: list[str] = field(default_factory=list)
@@ -166,7 +166,7 @@ def _cohort_in(parts: Iterable[str], cohorts: set[str]) -> str | None:
 
 
 def _workspace(project: Project, cohorts: set[str], finds: Finds) -> Iterator[_Item]:
-    for top in ("data", "artifacts", "plots", "metrics"):
+    for top in ("data", "artifacts", "plots", "metrics", project.dvc_plots.name):
         for path in _walk(project.root / top):
             relative = path.relative_to(project.root)
             if relative.parts[:2] == ("data", "erasures"):
