@@ -105,6 +105,22 @@ def ask(
     ask_file(file, user, instruction, max_new_tokens)
 
 
+@app.command()
+def head(
+    host: str = typer.Option(..., help="This machine's IP address in the devices' network."),
+    port: int = typer.Option(6379, min=1, max=65535, help="Port that devices join at."),
+    cpus: int = typer.Option(-1, min=-1, help="CPU slots for stages that run here. Default: all."),
+) -> None:
+    """Make this machine the head of a cluster that Jetsons join (`edgealign-agent join`). Ctrl-C ends it.
+
+    Needed for real devices only: without ray.address in params.yaml a project has an embedded session of its own. Use it in a
+    private network: Ray trusts whoever holds the token.
+    """
+    from pipeline.cluster.head import run_head
+
+    run_head(host, port, None if cpus < 0 else cpus)
+
+
 def set_up_logging() -> None:
     """Plain lines to standard error: INFO of our own, warnings of others."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)

@@ -26,6 +26,7 @@ class Program:
 PROGRAMS = {
     # its pictures need letters: without a font it draws boxes
     "chromium": Program("chromium fonts-dejavu-core", ("chromium", "chromium-browser")),
+    "iproute2": Program("iproute2", ("ip",)),
     "postgresql": Program("postgresql", ("initdb",), "usr/lib/postgresql/*/bin"),
 }
 

@@ -52,7 +52,6 @@ def _run(context: Context, run: Any) -> None:
     run.params({"base": settings.base.model_dump(), **told, "users_held_out": len(facts["held_out_users"])})
     state = _resume(checkpoint, curve, best)
     with connect(project, settings) as session, progress("base", epochs, "epochs") as advance:
-        log.info(session.describe())
         advance(len(curve["loss"]))
         for _ in range(len(curve["loss"]), epochs):
             outcome = _one_epoch(session, context, run_epoch, setup, state, costs)

@@ -131,7 +131,6 @@ def _train(context: Context, cohort: str, todo: list[Job], base: Any, base_recor
         connect(context.project, settings) as session,
         progress(f"personalize@{cohort}", len(todo), "users") as advance,
     ):
-        log.info(session.describe())
 
         def done(index: int, result: Result) -> None:
             costs.add(result)
