@@ -18,6 +18,9 @@ import psutil
 
 TOLD = ("params", "metrics", "curve", "tags", "artifact", "adapter", "dataset", "whole", "lasted", "failed")
 
+BESIDE = "beside"
+"""Stands for what tracking does in a thread of its own while the stage works."""
+
 
 class Clock:
     """Seconds inside the outermost of the calls that it wraps, by the name of that call."""
@@ -41,7 +44,8 @@ class Clock:
                 return plain(*arguments, **named)
             finally:
                 self._inside.yes = False
-                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+                key = name if threading.current_thread() is threading.main_thread() else BESIDE
+                self.seconds[key] = self.seconds.get(key, 0.0) + time.perf_counter() - start
 
         setattr(owner, name, timed)
 
@@ -57,7 +61,7 @@ def main(arguments: list[str]) -> None:
     clock = Clock()
     for name in TOLD:
         clock.wrap(tracker.Run, name)
-    for name in ("_top", "_lines", "send"):
+    for name in ("_top", "_lines", "_open", "send"):
         clock.wrap(tracker.Tracker, name)
     for name in ("parameters", "lineage_tags", "changed_parameters"):
         clock.wrap(tracker, name)

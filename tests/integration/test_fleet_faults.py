@@ -228,7 +228,7 @@ def test_a_device_that_loses_power_costs_personalize_nothing(fleet: Fleet, tmp_p
     project = build(tmp_path / "project", {"home": dict.fromkeys(USERS, 1.5)})
     shutil.rmtree(project.adapters("home"))
     shutil.rmtree(project.private / "spool")
-    set_params(project, personalize={"steps": 400}, ray={"address": fleet.address})
+    set_params(project, personalize={"steps": 200}, ray={"address": fleet.address})
     wait_for(fleet.all_there, REJOIN_S, fleet.logs)
     log = fleet.folder / "personalize.log"
     stage = [sys.executable, "-m", "pipeline", "stage", "personalize", "home"]
