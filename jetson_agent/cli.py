@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Optional
@@ -31,10 +32,16 @@ def join(
     virtual: Annotated[bool, typer.Option(help="Say that this node only stands in for a device.")] = False,
     memory_bytes: Memory = None,
     token_file: TokenFile = None,
+    pause_above_c: Annotated[
+        float, typer.Option(help="Training pauses where the hottest sensor is above this.")
+    ] = 85.0,
+    resume_below_c: Annotated[float, typer.Option(help="It goes on once that is below this.")] = 75.0,
 ) -> None:
     """Join the cluster and stay, joining again after a growing pause when the connection is lost; SIGTERM or Ctrl-C leaves."""
+    from jetson_agent.budgets import Limits
     from jetson_agent.join import describe_node, supervise, token
 
+    os.environ.update(Limits(pause_above_c, resume_below_c).variables())  # for the node's workers
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     node = describe_node(virtual=virtual, memory_bytes=memory_bytes)
     raise typer.Exit(supervise(node, head, token(token_file)))
@@ -46,13 +53,14 @@ def doctor(
     virtual: Annotated[bool, typer.Option(help="As `join --virtual`.")] = False,
     memory_bytes: Memory = None,
     token_file: TokenFile = None,
+    mlflow: Annotated[Optional[str], typer.Option(help="Address of the MLflow server.")] = None,  # noqa: UP045 - as above
 ) -> None:
     """What would stop this device from joining, each with its remedy. Exit status 1 where something would."""
     from jetson_agent.doctor import examine
     from jetson_agent.join import describe_node
 
     node = describe_node(virtual=virtual, memory_bytes=memory_bytes)
-    findings = examine(node, head, token_file)
+    findings = examine(node, head, token_file, mlflow)
     for finding in findings:
         typer.echo(finding.line())
     typer.echo("would join with: " + json.dumps({"resources": node.resources, "labels": node.labels}))

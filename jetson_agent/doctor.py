@@ -9,11 +9,12 @@ import shutil
 import socket
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from jetson_agent import checks
+from jetson_agent.finding import Finding
 from jetson_agent.join import token
 from jetson_agent.node import UNKNOWN, JetsonNode, read_device_tree
 from stages.errors import ClusterError
@@ -23,22 +24,16 @@ FREE_DISK_BYTES = 2_000_000_000
 ANSWER_TIMEOUT_S = 5.0
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    good: bool
-    what: str
-    remedy: str = ""
-
-    def line(self) -> str:
-        return f"ok    {self.what}" if self.good else f"FAIL  {self.what}. {self.remedy}"
-
-
-def examine(node: JetsonNode, head: str | None, token_file: Path | None) -> list[Finding]:
-    """Look at everything, also after something was found wrong."""
+def examine(node: JetsonNode, head: str | None, token_file: Path | None, mlflow: str | None = None) -> list[Finding]:
+    """Look at everything, also after something was found wrong. ``mlflow``: address of the tracking server, if any."""
     findings = [_python(), _ray(), _module(node), _memory(node), _disk(Path(tempfile.gettempdir())), _token(token_file)]
-    return [*findings, _port(head)] if head else findings
+    findings += checks.system(node)
+    if head:
+        answers = _port(head)
+        findings.append(answers)
+        if answers.good and findings[5].good:
+            findings.append(checks.head_versions(head, token(token_file)))
+    return findings + (checks.tracking(mlflow) if mlflow else [])
 
 
 def _python() -> Finding:

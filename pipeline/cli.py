@@ -80,6 +80,17 @@ def show() -> None:
 
 
 @app.command()
+def fleet(
+    as_json: bool = typer.Option(False, "--json", help="Print it once, as JSON."),
+) -> None:
+    """What every device tells now: memory, load, temperature, power; a table that goes on until Ctrl-C."""
+    from pipeline.fleet import show_fleet
+    from pipeline.runs.common import Context
+
+    show_fleet(Context.open(), as_json)
+
+
+@app.command()
 def transcribe(
     file: Path = typer.Argument(..., help="A recording: any format and rate that libsndfile reads."),
     user: str = typer.Option("", help="Use this user's personal adapter; USER or COHORT/USER. Default: the base."),

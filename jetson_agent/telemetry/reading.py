@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 WHOLE_BOARD = ("VDD_IN", "POM_5V_IN")
 """Rails that measure the input of the whole module: the others are parts of it."""
@@ -42,12 +43,7 @@ class Reading:
     def over(self, other: Reading) -> Reading:
         """This reading, with what it does not tell taken from ``other``."""
         return Reading(
-            *(
-                mine if (mine := getattr(self, name)) is not None else getattr(other, name)
-                for name in ("memory_used_bytes", "memory_total_bytes", "swap_used_bytes", "cpu_percent", "gpu_percent")
-            ),
-            temperatures_c=self.temperatures_c or other.temperatures_c,
-            rails_w=self.rails_w or other.rails_w,
+            **{item.name: _first(getattr(self, item.name), getattr(other, item.name)) for item in fields(self)}
         )
 
     def figures(self) -> dict[str, float]:
@@ -62,3 +58,7 @@ class Reading:
         told |= {f"device_temperature_{name}_celsius": value for name, value in self.temperatures_c.items()}
         told |= {f"device_power_{rail.lower()}_watts": watts for rail, watts in self.rails_w.items()}
         return {name: value for name, value in told.items() if value is not None}
+
+
+def _first(mine: Any, other: Any) -> Any:
+    return other if mine is None or mine == {} else mine

@@ -51,9 +51,11 @@ class Sampler:
         self._process: psutil.Popen | None = None
         self._told: Reading | None = None
         self._stopped = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._loop: threading.Thread | None = None
+        self._reader: threading.Thread | None = None
         self._joules = 0.0
         self._last: tuple[float, float] | None = None
+        self.last: Reading | None = None
         self.peak_c: float | None = None
 
     @property
@@ -66,8 +68,14 @@ class Sampler:
         told = self._told if self._told is not None else Reading()
         return told.over(sysfs.read(self._root)).over(proc())
 
-    def start(self) -> Sampler:
-        """Begin. A tegrastats that cannot be started leaves sysfs."""
+    def sample(self) -> Reading:
+        """One reading, counted into the energy and the peak."""
+        self.last = self.read()
+        self._count(self.last, time.monotonic())
+        return self.last
+
+    def start(self, *, loop: bool = True) -> Sampler:
+        """Begin; without ``loop`` only ``sample`` counts. A tegrastats that cannot be started leaves sysfs."""
         if self._program:
             try:
                 self._process = psutil.Popen(
@@ -77,21 +85,24 @@ class Sampler:
                     stderr=subprocess.DEVNULL,
                     text=True,
                 )
-                self._threads.append(threading.Thread(target=self._follow, name="tegrastats", daemon=True))
+                self._reader = threading.Thread(target=self._follow, name="tegrastats", daemon=True)
+                self._reader.start()
             except OSError:
                 self._process = None
-        self._threads.append(threading.Thread(target=self._run, name="telemetry", daemon=True))
-        for thread in self._threads:
-            thread.start()
+        if loop:
+            self._loop = threading.Thread(target=self._run, name="telemetry", daemon=True)
+            self._loop.start()
         return self
 
     def stop(self) -> Sampler:
         """End the thread and the tegrastats that was started."""
         self._stopped.set()
+        if self._loop is not None:  # first: its last reading is tegrastats' too
+            self._loop.join(timeout=5.0)
         if self._process is not None:
             end_processes([self._process])
-        for thread in self._threads:
-            thread.join(timeout=5.0)
+        if self._reader is not None:
+            self._reader.join(timeout=5.0)
         return self
 
     def _follow(self) -> None:
@@ -103,8 +114,7 @@ class Sampler:
     def _run(self) -> None:
         last = False
         while True:
-            reading = self.read()
-            self._count(reading, time.monotonic())
+            reading = self.sample()
             if self._on_reading is not None:
                 self._on_reading(reading)
             if last:

@@ -17,7 +17,7 @@ from typing import Any
 from pipeline.cluster.nodes import UNKNOWN, NodeInfo
 from pipeline.cluster.placement import Placement, preflight
 from pipeline.cluster.session import Session
-from pipeline.cluster.worker import Actor, Outcome, run_task
+from pipeline.cluster.worker import Actor, Load, Outcome, run_task
 from stages.errors import ClusterError
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,8 @@ class Result:
     peak_rss_bytes: int
     """Largest resident memory of the worker process while it did this item; 0 where the system does not tell."""
     seconds: float
+    load: Load | None = None
+    """The device's telemetry meanwhile; of tasks only."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,7 @@ class _Run:
         if outcome.node_id not in self.nodes:
             self._look(force=True)
         node = self.nodes.get(outcome.node_id) or NodeInfo(UNKNOWN, UNKNOWN, UNKNOWN, outcome.node_id)
-        self.on_result(flight.index, Result(outcome.value, node, outcome.peak_rss_bytes, outcome.seconds))
+        self.on_result(flight.index, Result(outcome.value, node, outcome.peak_rss_bytes, outcome.seconds, outcome.load))
 
     def _fail(self, flight: _Flight, message: str) -> None:
         self.failures.append(Failure(flight.index, self.describe(flight.index), message))

@@ -7,11 +7,25 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stages.errors import EdgealignError
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a device told of itself while it did one item."""
+
+    samples: list[tuple[str, float, int, int]] = field(default_factory=list)
+    """(``system/<name>``, value, time in ms, step)."""
+    energy_j: float | None = None
+    """Of the whole module; None where it measures no power."""
+    hottest_c: float | None = None
+    power_mode: str | None = None
+    paused_s: float = 0.0
+    """Time that training waited for a hot device or a busy service; part of the item's seconds."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +41,7 @@ class Outcome:
     advanced: int = 0
     unusable: bool = False
     """True where the actor could not be constructed, so that no other item would fare better."""
+    load: Load | None = None
 
 
 def explain(error: BaseException) -> str:
@@ -74,8 +89,29 @@ def measured(call: Callable[[], Any]) -> Outcome:
 
 
 def run_task(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcome:
-    """One item as a task."""
-    return measured(lambda: function(*arguments))
+    """One item as a task, within the device's budgets and with its telemetry."""
+    from dataclasses import replace
+
+    from jetson_agent.budgets import Gate, Limits, is_serving, power_mode
+    from jetson_agent.telemetry.sampler import Sampler
+    from pipeline.runs.system_metrics import SystemMetrics
+    from stages.yielding import gated
+
+    sampler = Sampler().start(loop=False)
+    sampler.sample()
+
+    def hottest() -> float | None:
+        return sampler.last.hottest_c if sampler.last else None
+
+    load = SystemMetrics([lambda: sampler.sample().figures()]).start()
+    try:
+        gate = Gate(Limits.of_environment(), hottest, is_serving)
+        with gated(gate):
+            outcome = measured(lambda: function(*arguments))
+    finally:
+        samples = load.stop()
+        sampler.stop()
+    return replace(outcome, load=Load(samples, sampler.energy_j, sampler.peak_c, power_mode(), gate.paused_s))
 
 
 class Actor:

@@ -14,7 +14,7 @@ from pipeline.cluster.session import Session, connect
 from pipeline.cluster.work import Result, run_tasks
 from pipeline.progress import progress
 from pipeline.runs.common import Context, Costs, log, tell_failures, worker_threads
-from pipeline.runs.recorded import figures_of, recorded, timed_curve
+from pipeline.runs.recorded import figures_of, recorded, tell_load, timed_curve
 from pipeline.tracking.lineage import lineage_tags
 from stages.atomic import atomic_path, sha256_file, sha256_json
 from stages.errors import InputError
@@ -54,7 +54,7 @@ def _run(context: Context, run: Any) -> None:
     with connect(project, settings) as session, progress("base", epochs, "epochs") as advance:
         advance(len(curve["loss"]))
         for _ in range(len(curve["loss"]), epochs):
-            outcome = _one_epoch(session, context, run_epoch, setup, state, costs)
+            outcome = _one_epoch(session, context, run_epoch, setup, state, costs, run)
             state = outcome.state
             curve["loss"].append([outcome.epoch, outcome.loss])
             curve["dev_wer"].append([outcome.epoch, outcome.seconds, outcome.dev_wer])
@@ -80,6 +80,7 @@ def _run(context: Context, run: Any) -> None:
     timed = [(int(step), seconds, wer) for step, seconds, wer in curve["dev_wer"]]
     timed_curve(run, "dev_wer", timed)
     timed_curve(run, "loss", [(int(step), timed[place][1], loss) for place, (step, loss) in enumerate(curve["loss"])])
+    run.metrics(costs.metrics())
     run.tags(costs.tags())
     _show_curve(context, metrics, run)
     run.adapter(project.base_adapter, "base", settings.features.padding_s)
@@ -171,12 +172,19 @@ def corpus_of(items: list[Any], vocabulary: Any, tokenizer: Any, with_targets: b
 
 
 def _one_epoch(
-    session: Session, context: Context, function: Any, setup: Any, state: dict[str, np.ndarray] | None, costs: Costs
+    session: Session,
+    context: Context,
+    function: Any,
+    setup: Any,
+    state: dict[str, np.ndarray] | None,
+    costs: Costs,
+    run: Any,
 ) -> Any:
     found: list[Any] = []
 
     def done(index: int, result: Result) -> None:
         costs.add(result)
+        tell_load(run, result, figures=False)  # the sums are the run's
         found.append(result.value)
 
     failures = run_tasks(

@@ -63,6 +63,10 @@ class Costs:
     seconds: float = 0.0
     kinds: set[str] = field(default_factory=set)
     nodes: set[str] = field(default_factory=set)
+    power_modes: set[str] = field(default_factory=set)
+    energy_j: float | None = None
+    """None where no device measured its power."""
+    paused_s: float = 0.0
 
     def add(self, result: object) -> None:
         """Count one ``pipeline.cluster.work.Result``."""
@@ -72,14 +76,25 @@ class Costs:
         if node is not None:
             self.kinds.add(node.kind)
             self.nodes.add(node.name)
+        load = getattr(result, "load", None)
+        if load is not None:
+            self.paused_s += load.paused_s
+            self.power_modes |= {load.power_mode} if load.power_mode else set()
+            if load.energy_j is not None:
+                self.energy_j = (self.energy_j or 0.0) + load.energy_j
 
     def metrics(self) -> dict[str, float]:
         """The costs by DESIGN's names."""
-        return {"peak_rss_bytes": self.peak_rss_bytes, "work_seconds": self.seconds}
+        told = {"peak_rss_bytes": self.peak_rss_bytes, "work_seconds": self.seconds, "paused_seconds": self.paused_s}
+        return told if self.energy_j is None else {**told, "energy_joules": self.energy_j}
 
     def tags(self) -> dict[str, str]:
         """Where it was done, and whether that is virtual or real; nothing where no work was."""
-        told = {"device": ",".join(sorted(self.nodes)), "device_kind": ",".join(sorted(self.kinds))}
+        told = {
+            "device": ",".join(sorted(self.nodes)),
+            "device_kind": ",".join(sorted(self.kinds)),
+            "power_mode": ",".join(sorted(self.power_modes)),
+        }
         return {name: value for name, value in told.items() if value}
 
 

@@ -14,7 +14,7 @@ from pipeline.progress import progress
 from pipeline.runs.base import corpus_of, load_labelled
 from pipeline.runs.common import Context, Costs, log, tell_failures, worker_threads
 from pipeline.runs.keys import personalize_key
-from pipeline.runs.recorded import figures_of, recorded
+from pipeline.runs.recorded import figures_of, recorded, tell_load
 from pipeline.tracking.lineage import lineage_tags
 from stages.atomic import sha256_bytes, write_json
 from stages.errors import InputError
@@ -216,5 +216,6 @@ def _keep(context: Context, cohort: str, job: Job, result: Result, base_record: 
         child.metrics({name: value for name, value in metrics.items() if name != "curve"})
         child.metrics({"adapter_bytes": (folder / "adapter.safetensors").stat().st_size})
         child.curve("loss", trained.curve)
+        tell_load(child, result)
         child.dataset(f"{cohort}/{job.user}", job.key[:32], context.project.cohort(cohort).name)
         child.adapter(folder, f"{cohort}/{job.user}", settings.features.padding_s)

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.cluster.work import Result
 from pipeline.runs.common import Context
 from pipeline.runs.inputs import inputs_of
 from pipeline.runs.system_metrics import SystemMetrics
@@ -60,6 +61,19 @@ def timed_curve(run: Run, name: str, points: Iterable[tuple[int, float, float | 
         number = finite(value)
         if number is not None:
             run.record.metrics.append((name, number, run.record.start_ms + int(seconds * 1000), int(step)))
+
+
+def tell_load(run: Run, result: Result, *, figures: bool = True) -> None:
+    """What the device told of itself during one task: samples as system metrics, energy and peak temperature as figures."""
+    load = result.load
+    if load is None:
+        return
+    earlier = {name: step + 1 for name, _, _, step in run.record.metrics if name.startswith("system/device_")}
+    run.record.metrics += [(name, value, at, step + earlier.get(name, 0)) for name, value, at, step in load.samples]
+    if figures:
+        told = {"energy_joules": load.energy_j, "hottest_celsius": load.hottest_c, "paused_seconds": load.paused_s}
+        run.metrics({name: value for name, value in told.items() if value is not None})
+        run.tags({"power_mode": load.power_mode} if load.power_mode else {})
 
 
 def settings_read(context: Context, stage: str) -> dict[str, Any]:

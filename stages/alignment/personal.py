@@ -23,6 +23,7 @@ from stages.alignment.adapter import pack_sparse
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.embedlink import EmbedLink
 from stages.alignment.trainer import Example, Masking, alignment_loss, collate, mask_frames, mean_frame, one_cycle
+from stages.yielding import between_steps
 
 ADAPTER = "personal"
 MASKING = Masking(time_mask_frames=8, feature_mask_width=40)
@@ -132,6 +133,7 @@ def _train(
     curve = []
     queue: list[int] = []
     for step in range(config.steps):
+        between_steps()
         if len(queue) < min(config.batch_size, len(examples)):
             queue += generator.permutation(len(examples)).tolist()
         batch = [queue.pop(0) for _ in range(min(config.batch_size, len(examples)))]

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from stages.alignment.bridgeformer import BridgeFormer, BridgeFormerConfig
 from stages.alignment.embedlink import EmbedLink, ctc_loss, embedding_loss
 from stages.alignment.soft_tokens import ReadOut, read_out
+from stages.yielding import between_steps
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ class Trainer:
         losses = []
         batches = length_batches([len(example.frames) for example in self.examples], self.config.batch_size, generator)
         for batch in batches:
+            between_steps()
             frames, lengths, targets = collate([self.examples[index] for index in batch])
             frames = mask_frames(frames, lengths, self.config.masking, generator)
             losses.append(self._step(frames, lengths, targets))

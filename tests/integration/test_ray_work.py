@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -250,6 +251,41 @@ def test_nothing_listens_beyond_loopback(session, session_files):
     ]
     assert len(ends) > 5
     assert {end.removeprefix("::ffff:") for end in ends} == {"127.0.0.1"}
+
+
+def test_the_fleet_is_asked_while_it_works_and_a_task_brings_its_load(session, tmp_path):
+    from pipeline.fleet import look, table
+
+    def until():
+        def work(marker):
+            import time
+            from pathlib import Path
+
+            while not Path(marker).exists():
+                time.sleep(0.05)
+            return 7
+
+        return work
+
+    rows, collected = [], Collected()
+    marker = tmp_path / "go"
+    asking = threading.Thread(target=lambda: (rows.extend(wait_for_work(session, look)), marker.touch()))
+    asking.start()
+    run_tasks(session, until(), [(str(marker),)], JETSON, retries=0, on_result=collected)
+    asking.join()
+    assert [(row["kind"], row["working"], row["problem"]) for row in rows] == [("virtual", True, "")]
+    assert rows[0]["telemetry"]["memory_total_bytes"] == psutil.virtual_memory().total
+    assert [name for name, *_ in collected[0].load.samples].count("system/device_memory_usage_megabytes") >= 1
+    assert table(rows).row_count == 1
+
+
+def wait_for_work(session, look):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        rows = look(session)
+        if all(row["working"] for row in rows):
+            return rows
+    return rows
 
 
 def test_the_token_is_private(session, session_files):

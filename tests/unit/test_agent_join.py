@@ -9,11 +9,13 @@ import sys
 import psutil
 import pytest
 
+from jetson_agent import checks
 from jetson_agent import join as joining
 from jetson_agent.cli import main
 from jetson_agent.doctor import examine
+from jetson_agent.finding import Finding
 from jetson_agent.join import supervise, token
-from jetson_agent.node import virtual_jetson
+from jetson_agent.node import JetsonNode, virtual_jetson
 from stages.errors import ClusterError
 
 NODE = virtual_jetson(10**9)
@@ -90,7 +92,8 @@ def test_the_cli_prints_an_expected_error_as_one_message(tmp_path, monkeypatch, 
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'absent'}: the cluster's token cannot be read")
 
 
-def test_the_doctor_finds_a_listening_head(token_file):
+def test_the_doctor_finds_a_listening_head(token_file, monkeypatch):
+    monkeypatch.setattr(checks, "head_versions", lambda head, path: Finding(True, f"{path.name} at {head}"))
     with socket.create_server(("127.0.0.1", 0)) as server:
         findings = examine(NODE, f"127.0.0.1:{server.getsockname()[1]}", token_file)
     assert [finding.what for finding in findings if not finding.good] == []
@@ -108,3 +111,32 @@ def test_the_doctor_minds_a_token_that_others_can_read(token_file):
     token_file.chmod(0o644)
     bad = [finding for finding in examine(NODE, None, token_file) if not finding.good]
     assert [finding.remedy for finding in bad] == ["Others can read it: chmod it 600."]
+
+
+def test_the_doctor_minds_another_version_on_the_head(token_file, monkeypatch):
+    said = ['print(\'{"ray_version": "2.1.0", "python_version": "3.9.1"}\')', "raise SystemExit(1)"]
+    monkeypatch.setattr(checks, "_ASK_HEAD", said[0])
+    finding = checks.head_versions("192.0.2.1:6379", token_file)
+    assert not finding.good
+    assert finding.remedy == "Use Python 3.9 here and `pip install ray==2.1.0`."
+    monkeypatch.setattr(checks, "_ASK_HEAD", said[1])
+    assert "tells no versions" in checks.head_versions("192.0.2.1:6379", token_file).line()
+
+
+def test_the_doctor_minds_a_clock_that_is_off_and_a_tracking_server_that_is_not_there(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    assert "does not answer" in checks.tracking(f"http://127.0.0.1:{port}")[0].line()
+    now = checks.time.time()
+    assert checks._clock().good
+    monkeypatch.setattr(checks.time, "time", lambda: now - 40 * 365 * 86400)
+    assert "timedatectl" in checks._clock().line()
+
+
+def test_a_real_device_needs_its_gpu_and_its_release(tmp_path):
+    device = JetsonNode("orin-8gb", 10**9, virtual=False, gpus=64)
+    assert "NVIDIA's build of torch" in checks._gpu(device).line()
+    assert not checks._release(tmp_path / "none", device).good
+    release = tmp_path / "nv_tegra_release"
+    release.write_text("# R36 (release), REVISION: 4.3, GCID: 1\n")
+    assert checks._release(release, device).line() == "ok    L4T: R36 (release), REVISION: 4.3, GCID: 1"
