@@ -1,7 +1,8 @@
 """A cluster of three hosts, each in a network of its own: what a cut cable, lost power and a wrong token do to it.
 
 The hosts are network namespaces (tests.helpers_hosts); head and devices are the commands that an operator starts.
-EDGEALIGN_FULL=1 keeps the cable out for 60 s, the suite for as long as it takes the head to notice.
+EDGEALIGN_FULL=1 keeps the cable out for 60 s and takes the power from a device in the middle of a real stage; the suite has
+test_device_faults.py for that.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 USERS = ("ann", "bob", "cid", "dot")
-OUT_S = 60.0 if os.environ.get("EDGEALIGN_FULL") == "1" else 10.0
+FULL = os.environ.get("EDGEALIGN_FULL") == "1"
+OUT_S = 60.0 if FULL else 10.0
 REJOIN_S = 150.0
 
 WORK = """
@@ -224,6 +226,7 @@ def test_runs_recorded_behind_a_cut_cable_arrive_once(fleet: Fleet, tmp_path: Pa
     assert fleet.python(fleet.head, "-c", listing, uri) == "['first', 'fourth', 'second', 'third']\n"
 
 
+@pytest.mark.skipif(not FULL, reason="some minutes: set EDGEALIGN_FULL=1")
 def test_a_device_that_loses_power_costs_personalize_nothing(fleet: Fleet, tmp_path: Path) -> None:
     project = build(tmp_path / "project", {"home": dict.fromkeys(USERS, 1.5)})
     shutil.rmtree(project.adapters("home"))
