@@ -288,6 +288,14 @@ def wait_for_work(session, look):
     return rows
 
 
+def test_the_doctor_reads_the_heads_versions(session, session_files, tmp_path):
+    from jetson_agent.checks import head_versions
+
+    assert head_versions(session.address, token_path(session_files[0])).good
+    (tmp_path / "token").write_text("cd" * 32)
+    assert "is this its token" in head_versions(session.address, tmp_path / "token").line()
+
+
 def test_the_token_is_private(session, session_files):
     assert token_path(session_files[0]).stat().st_mode & 0o777 == 0o600
     assert session_files[0].stat().st_mode & 0o077 == 0
