@@ -11,9 +11,11 @@ from typing import Annotated, Optional
 
 import typer
 
+from jetson_agent import cli_learn
 from stages.errors import EdgealignError
 
 app = typer.Typer(help="The device side of edgealign.", no_args_is_help=True, add_completion=False)
+cli_learn.register(app)
 
 Head = Annotated[Optional[str], typer.Option(help="HOST:PORT of the Ray head.")]  # noqa: UP045 - typer reads it
 Memory = Annotated[

@@ -1,0 +1,91 @@
+"""``edgealign-agent setup | adapt | rollback | history | status``."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+HomeFolder = Annotated[
+    Optional[Path],  # noqa: UP045 - typer evaluates the annotation on Python 3.10 too
+    typer.Option("--home", help="The agent's folder (default: EDGEALIGN_AGENT_HOME, else in the user's data folder)."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (setup, adapt, rollback, history, status):
+        app.command()(command)
+
+
+def setup(
+    project: Annotated[Path, typer.Option(help="An edgealign project whose `dvc repro` is done.")],
+    cohort: Annotated[str, typer.Option(help="The user's cohort.")],
+    user: Annotated[str, typer.Option(help="The user.")],
+    home: HomeFolder = None,
+) -> None:
+    """Say whose device this is; take models, base, general utterances and the user's adapter from a project."""
+    from jetson_agent.home import Home
+
+    found = Home.open(home)
+    found.setup(project, cohort, user)
+    version = found.shelf.current()
+    learned, judging = found.general()
+    in_use = f"version {version.number}" if version else "the base alone"
+    typer.echo(f"{found.folder}: {cohort}/{user}, {in_use}; {len(learned)} + {len(judging)} utterances of other people")
+
+
+def adapt(
+    home: HomeFolder = None,
+    once: Annotated[bool, typer.Option("--once", help="One update, then end (the only way yet).")] = True,
+) -> None:
+    """Learn from what is remembered; taken only if neither the user's nor other people's WER gets worse."""
+    from jetson_agent.home import Home
+    from jetson_agent.update import adapt as update
+
+    outcome = update(Home.open(home))
+    typer.echo(f"{'taken' if outcome.taken else 'not taken'}: {outcome.why}")
+    if outcome.figures:
+        typer.echo(json.dumps(outcome.figures))
+
+
+def rollback(
+    home: HomeFolder = None, why: Annotated[str, typer.Option(help="Goes into the history.")] = "asked for"
+) -> None:
+    """Go back to the version before, or to the base alone."""
+    from jetson_agent.home import Home
+
+    version = Home.open(home).shelf.rollback(why)
+    typer.echo(f"in use: {f'version {version.number}' if version else 'the base alone'}")
+
+
+def history(home: HomeFolder = None) -> None:
+    """Every update and rollback, oldest first."""
+    from jetson_agent.home import Home
+
+    for event in Home.open(home).shelf.history():
+        when = datetime.datetime.fromtimestamp(event.when).isoformat(" ", "seconds")
+        in_use = f"version {event.number}" if event.number else "base alone"
+        wer = event.figures.get("wer", {})
+        told = f" {json.dumps({'before': wer['before'], 'after': wer['after']})}" if wer else ""
+        typer.echo(f"{when}  {event.what:11}  {in_use:11}  {event.why}{told}")
+
+
+def status(home: HomeFolder = None) -> None:
+    """Whose device this is, what is in use and what is remembered, as JSON."""
+    from jetson_agent.home import Home
+
+    found = Home.open(home)
+    version, items = found.shelf.current(), found.replay.items()
+    told = {
+        "cohort": found.device.cohort,
+        "user": found.device.user,
+        "version": version.number if version else None,
+        "remembered": len(items),
+        "corrections": sum(item.source == "correction" for item in items),
+        "method": found.settings.method,
+    }
+    typer.echo(json.dumps(told))

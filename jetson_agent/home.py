@@ -1,0 +1,173 @@
+"""Where a device keeps what it needs: whose it is, the frozen models, the base, general utterances, and the user's own.
+
+``device.json`` (whose, and which models), ``general.safetensors`` (utterances of other people, with their consent),
+``<cohort>/<user>/shelf`` and ``<cohort>/<user>/replay`` (the user's: folders 0700, files 0600).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jetson_agent.replay import ReplayBuffer, write_private
+from jetson_agent.settings import LearnSettings, read_settings
+from jetson_agent.shelf import Shelf
+from stages.errors import InputError
+
+if TYPE_CHECKING:
+    from stages.examples import LabelledUtterance
+
+VARIABLE = "EDGEALIGN_AGENT_HOME"
+GENERAL = 120
+"""Utterances of other people that a device keeps: half to learn with, half to judge by, of different speakers."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """Whose device this is and what it runs."""
+
+    cohort: str
+    user: str
+    encoder: Path
+    llm: Path
+    base: Path
+    padding_s: float
+
+
+@dataclass(frozen=True)
+class Home:
+    """The agent's folder on one device."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: Path | None = None) -> Home:
+        """The given folder, else that of EDGEALIGN_AGENT_HOME, else one in the user's data folder."""
+        if folder is None and os.environ.get(VARIABLE):
+            folder = Path(os.environ[VARIABLE])
+        if folder is None:
+            from platformdirs import user_data_path
+
+            folder = user_data_path("edgealign-agent")
+        return cls(Path(folder))
+
+    @property
+    def device(self) -> Device:
+        """Raises InputError where the device is not set up."""
+        path = self.folder / "device.json"
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            paths = {name: Path(told[name]) for name in ("encoder", "llm", "base")}
+            return Device(told["cohort"], told["user"], **paths, padding_s=float(told["padding_s"]))
+        except FileNotFoundError:
+            raise InputError(
+                f"{path}: not there. Set the device up: `edgealign-agent setup --project FOLDER --cohort NAME --user NAME`."
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not readable ({error!r}). Run `edgealign-agent setup` again.") from error
+
+    @property
+    def own(self) -> Path:
+        """The user's folder."""
+        return self.folder / self.device.cohort / self.device.user
+
+    @property
+    def shelf(self) -> Shelf:
+        return Shelf(self.own / "shelf")
+
+    @property
+    def replay(self) -> ReplayBuffer:
+        settings = self.settings
+        return ReplayBuffer(self.own / "replay", settings.items, settings.bytes)
+
+    @property
+    def settings(self) -> LearnSettings:
+        return read_settings(self.folder / "learn.json")
+
+    def set_up(self, device: Device, general: list[LabelledUtterance]) -> None:
+        """Write whose device this is, and the utterances of other people; the user's own folder stays as it is."""
+        from safetensors.numpy import save
+
+        for name in (device.cohort, device.user):
+            if not name or Path(name).name != name or name in (".", ".."):
+                raise InputError(f"{name!r}: no name of a cohort or a user")
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        own = self.folder / device.cohort / device.user
+        own.mkdir(parents=True, exist_ok=True, mode=0o700)
+        tensors = {f"{place:06d}": np.ascontiguousarray(item.frames) for place, item in enumerate(general)}
+        rows = [[item.cohort, item.user, item.utterance, item.text] for item in general]
+        write_private(self.folder / "general.safetensors", save(tensors, {"rows": json.dumps(rows)}))
+        told = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(device).items()}
+        write_private(self.folder / "device.json", (json.dumps(told, indent=2) + "\n").encode())
+
+    def setup(self, project: Path, cohort: str, user: str) -> Device:
+        """Set the device up from a project whose ``dvc repro`` is done. Raises InputError where parts of it are missing.
+
+        Where the project holds a personal adapter of the user, it is the first version on an empty shelf.
+        """
+        project = project.resolve()
+        base = project / "artifacts" / "adapters" / "base"
+        models = project / "models"
+        for path in (base / "adapter.json", models / "encoder" / "identity.json", models / "llm" / "identity.json"):
+            if not path.is_file():
+                raise InputError(f"{path}: not there. Run `dvc repro` in {project} first.")
+        import yaml
+
+        told = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+        padding_s = float(told["features"]["padding_s"])
+        device = Device(cohort, user, models / "encoder", models / "llm", base, padding_s)
+        self.set_up(device, [item for item in held_out_of(project) if (item.cohort, item.user) != (cohort, user)])
+        personal = project / "artifacts" / "adapters" / cohort / user
+        if (personal / "adapter.json").is_file() and not self.shelf.history():
+            from stages.alignment.adapter import load_personal
+
+            load_personal(personal, base)  # whole, and made for this base
+            self.shelf.take(personal, f"set up from {project.name}", {})
+        return device
+
+    def general(self) -> tuple[list[LabelledUtterance], list[LabelledUtterance]]:
+        """Utterances of other people to learn with, and of yet others to judge by."""
+        from safetensors import safe_open
+
+        from stages.examples import LabelledUtterance
+
+        path = self.folder / "general.safetensors"
+        if not path.is_file():
+            raise InputError(f"{path}: not there. Run `edgealign-agent setup` again.")
+        with safe_open(path, "numpy") as file:
+            found = [
+                LabelledUtterance(name, user, cohort, text, "human", file.get_tensor(f"{place:06d}"), None)
+                for place, (cohort, user, name, text) in enumerate(json.loads(file.metadata()["rows"]))
+            ]
+        people = sorted({(item.cohort, item.user) for item in found})
+        judging = set(people[1::2])
+        return (
+            [item for item in found if (item.cohort, item.user) not in judging],
+            [item for item in found if (item.cohort, item.user) in judging],
+        )
+
+
+def held_out_of(project: Path) -> list[LabelledUtterance]:
+    """Utterances that a project's base never trained on: human transcripts, consent for the base's use."""
+    import pyarrow.parquet as parquet
+
+    from stages.alignment.record import read_record
+    from stages.examples import join
+    from stages.guard import spread
+
+    record = read_record(project / "artifacts" / "adapters" / "base")
+    names, found = set(record.held_out_utterances), []
+    import yaml
+
+    cohorts = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))["base_cohorts"]
+    for cohort in cohorts:
+        labels = parquet.read_table(project / "artifacts" / "labels" / f"{cohort}.parquet")
+        for path in sorted((project / "artifacts" / "features" / cohort).glob("*.parquet")):
+            joined = join(parquet.read_table(path), labels, "base")
+            found += [item for item in joined if item.utterance in names and item.source == "human"]
+    return spread(sorted(found, key=lambda item: (item.cohort, item.user, item.utterance)), GENERAL)
