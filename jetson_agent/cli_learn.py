@@ -1,4 +1,4 @@
-"""``edgealign-agent setup | adapt | rollback | history | status``."""
+"""``edgealign-agent setup | transcribe | correct | adapt | rollback | history | status | forget``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HomeFolder = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (setup, adapt, rollback, history, status):
+    for command in (setup, transcribe, correct, adapt, rollback, history, status, forget):
         app.command()(command)
 
 
@@ -38,11 +38,41 @@ def setup(
     typer.echo(f"{found.folder}: {cohort}/{user}, {in_use}; {len(learned)} + {len(judging)} utterances of other people")
 
 
-def adapt(
+def transcribe(
+    file: Annotated[Path, typer.Argument(help="A recording: any format and rate that libsndfile reads.")],
     home: HomeFolder = None,
-    once: Annotated[bool, typer.Option("--once", help="One update, then end (the only way yet).")] = True,
 ) -> None:
-    """Learn from what is remembered; taken only if neither the user's nor other people's WER gets worse."""
+    """Write down what the adapter in use hears in a recording."""
+    from jetson_agent.hearing import hear
+    from jetson_agent.home import Home
+
+    typer.echo(hear(Home.open(home), file).heard)
+
+
+def correct(
+    file: Annotated[Path, typer.Argument(help="A recording of the user.")],
+    text: Annotated[str, typer.Argument(help="What the user said in it.")],
+    home: HomeFolder = None,
+) -> None:
+    """Remember what the user really said in a recording: the next `adapt` learns from it, or judges by it."""
+    from dataclasses import replace
+
+    from jetson_agent.hearing import hear
+    from jetson_agent.home import Home
+    from stages.errors import InputError
+    from stages.text import normalise
+
+    said = normalise(text)
+    if not said:
+        raise InputError(f"{text!r}: no word in it. Give what was said.")
+    found = Home.open(home)
+    item = hear(found, file)
+    found.replay.add(replace(item, text=said, source="correction"))
+    typer.echo(f"heard {item.heard!r}, remembered {said!r}")
+
+
+def adapt(home: HomeFolder = None) -> None:
+    """Learn once from what is remembered; taken only if it helps the user and leaves other people no worse off."""
     from jetson_agent.home import Home
     from jetson_agent.update import adapt as update
 
@@ -72,6 +102,20 @@ def history(home: HomeFolder = None) -> None:
         wer = event.figures.get("wer", {})
         told = f" {json.dumps({'before': wer['before'], 'after': wer['after']})}" if wer else ""
         typer.echo(f"{when}  {event.what:11}  {in_use:11}  {event.why}{told}")
+
+
+def forget(
+    user: Annotated[str, typer.Argument(help="Who is to be forgotten; USER or COHORT/USER.")],
+    home: HomeFolder = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Delete a person from this device: recordings, corrections, adapters, and utterances that others' adapters learn with."""
+    from jetson_agent.home import Home
+
+    cohort, _, name = user.rpartition("/")
+    folders, utterances = Home.open(home).forget(name, cohort or None, dry_run=dry_run)
+    did = "would delete" if dry_run else "deleted"
+    typer.echo(f"{did} {len(folders)} folder(s) and {utterances} utterance(s) of {user} on this device")
 
 
 def status(home: HomeFolder = None) -> None:

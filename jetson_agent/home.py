@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +73,11 @@ class Home:
             raise InputError(f"{path}: not readable ({error!r}). Run `edgealign-agent setup` again.") from error
 
     @property
+    def others(self) -> Path:
+        """Utterances of other people, see ``general``."""
+        return self.folder / "general.safetensors"
+
+    @property
     def own(self) -> Path:
         """The user's folder."""
         return self.folder / self.device.cohort / self.device.user
@@ -91,17 +97,13 @@ class Home:
 
     def set_up(self, device: Device, general: list[LabelledUtterance]) -> None:
         """Write whose device this is, and the utterances of other people; the user's own folder stays as it is."""
-        from safetensors.numpy import save
-
         for name in (device.cohort, device.user):
             if not name or Path(name).name != name or name in (".", ".."):
                 raise InputError(f"{name!r}: no name of a cohort or a user")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         own = self.folder / device.cohort / device.user
         own.mkdir(parents=True, exist_ok=True, mode=0o700)
-        tensors = {f"{place:06d}": np.ascontiguousarray(item.frames) for place, item in enumerate(general)}
-        rows = [[item.cohort, item.user, item.utterance, item.text] for item in general]
-        write_private(self.folder / "general.safetensors", save(tensors, {"rows": json.dumps(rows)}))
+        self._write_general(general)
         told = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(device).items()}
         write_private(self.folder / "device.json", (json.dumps(told, indent=2) + "\n").encode())
 
@@ -130,13 +132,51 @@ class Home:
             self.shelf.take(personal, f"set up from {project.name}", {})
         return device
 
+    def _write_general(self, items: list[LabelledUtterance]) -> None:
+        from safetensors.numpy import save
+
+        tensors = {f"{place:06d}": np.ascontiguousarray(item.frames) for place, item in enumerate(items)}
+        rows = [[item.cohort, item.user, item.utterance, item.text] for item in items]
+        write_private(self.others, save(tensors, {"rows": json.dumps(rows)}))
+
+    def forget(self, user: str, cohort: str | None = None, *, dry_run: bool = False) -> tuple[list[Path], int]:
+        """Delete a person: the folders that are (or would be) gone, and how many of the general utterances were theirs.
+
+        ``cohort`` None: the person in every cohort.
+        """
+        folders = [
+            path for path in self.folder.glob(f"*/{user}") if path.is_dir() and cohort in (None, path.parent.name)
+        ]
+        kept, gone = [], 0
+        if (self.others).is_file():
+            for item in [*self.general()[0], *self.general()[1]]:
+                if item.user == user and cohort in (None, item.cohort):
+                    gone += 1
+                else:
+                    kept.append(item)
+        if not dry_run:
+            for path in folders:
+                shutil.rmtree(path)
+            if gone:
+                self._write_general(kept)
+            if folders and self._is_of(user, cohort):
+                (self.folder / "device.json").unlink()
+        return folders, gone
+
+    def _is_of(self, user: str, cohort: str | None) -> bool:
+        try:
+            device = self.device
+        except InputError:
+            return False
+        return device.user == user and cohort in (None, device.cohort)
+
     def general(self) -> tuple[list[LabelledUtterance], list[LabelledUtterance]]:
         """Utterances of other people to learn with, and of yet others to judge by."""
         from safetensors import safe_open
 
         from stages.examples import LabelledUtterance
 
-        path = self.folder / "general.safetensors"
+        path = self.others
         if not path.is_file():
             raise InputError(f"{path}: not there. Run `edgealign-agent setup` again.")
         with safe_open(path, "numpy") as file:

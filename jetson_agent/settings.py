@@ -17,22 +17,20 @@ class LearnSettings:
     """What may be turned in ``learn.json``."""
 
     method: str = "replay+average"  # how other people's speech is kept understood; see jetson_agent/update.py
-    update_after: int = 5  # new corrections that start an update
     items: int = 200  # utterances that the replay buffer keeps
     bytes: int = 64_000_000  # and their size on disk
-    min_confidence: float = 0.9  # of an utterance that nobody corrected, to be learned from
     steps: int = 40
     batch_size: int = 8  # of the user's own utterances; replay adds as many general ones
     learning_rate: float = 0.003
     density: float = 0.01  # share of the base's weights that change
-    tolerance: float = 0.0  # how much worse a WER on the guard may be
+    tolerance: float = 0.01  # how far other people's WER may be above the base's
     ewc_weight: float = 1000.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise SettingsError(f"method: {self.method!r} is not known. Methods: {', '.join(METHODS)}.")
-        for name in ("update_after", "items", "bytes", "steps", "batch_size", "learning_rate", "density"):
+        for name in ("items", "bytes", "steps", "batch_size", "learning_rate", "density"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name}: {getattr(self, name)}, needed more than 0")
 

@@ -41,8 +41,8 @@ from stages.alignment.trainer import Example, alignment_loss, collate, mask_fram
 from stages.alignment.vocabulary import Vocabulary
 from stages.atomic import sha256_bytes
 
-JUDGE_SHARE = 4
-"""One text in four judges and never trains."""
+LEAST_JUDGING = 3
+"""The user's utterances that an update is judged by, at least: fewer say nothing."""
 SCALES = (1.0, 0.75, 0.5, 0.25)
 EMBEDDING_WEIGHT = 0.1
 
@@ -57,14 +57,18 @@ class Outcome:
 
 
 def judges(text: str) -> bool:
-    """Whether utterances of this text judge: the same sentence never does both, whenever it is said."""
+    """Whether utterances of this text judge, as one text in four: the same sentence never does both, whenever it is said."""
     return sha256_bytes(text.encode())[0] in "048c"
 
 
 def split(items: Sequence[Remembered]) -> tuple[list[Remembered], list[Remembered]]:
-    """(to learn from, to judge by). Only corrections judge; where none would, the newest corrected text does."""
+    """(to learn from, to judge by). Only corrections judge; where too few texts would, the newest corrected ones do as well."""
     corrected = [item for item in items if item.source == "correction" and item.text]
-    texts = {item.text for item in corrected if judges(item.text)} or {item.text for item in corrected[-1:]}
+    texts = {item.text for item in corrected if judges(item.text)}
+    for item in reversed(corrected):
+        if len(texts) >= LEAST_JUDGING:
+            break
+        texts.add(item.text)
     guard = [item for item in corrected if item.text in texts]
     return [item for item in items if item.text and item.text not in texts], guard
 
@@ -100,16 +104,16 @@ def train(
     scheduler = one_cycle(optimizer, settings.learning_rate, settings.steps, 0.1)
     generator = np.random.default_rng(settings.seed)
     for _ in range(settings.steps):
-        batch = _pick(own, settings.batch_size, generator)
-        if replays:
-            batch += _pick(general, settings.batch_size, generator)
-        frames, lengths, targets = collate(batch)
-        frames = mask_frames(frames, lengths, MASKING, generator)
         changed = {
             f"{name}.weight": frozen[name].view(-1).index_add(0, chosen[name], value).view_as(frozen[name])
             for name, value in values.items()
         }
-        loss = _functional_loss(bridge, link, changed, frames, lengths, targets)
+        loss = torch.zeros(())
+        # apart, so that the long utterances of some do not pad the others'
+        for side in (own, general) if replays else (own,):
+            frames, lengths, targets = collate(_pick(side, settings.batch_size, generator))
+            frames = mask_frames(frames, lengths, MASKING, generator)
+            loss = loss + _functional_loss(bridge, link, changed, frames, lengths, targets)
         if importance is not None:
             penalty = sum((importance[name] * value.square()).sum() for name, value in values.items())
             loss = loss + settings.ewc_weight * penalty
@@ -196,6 +200,12 @@ class Judge:
         return word_errors([item.text for item in items], read).wer
 
 
+def better(new: dict[str, float | None], old: dict[str, float | None], tolerance: float) -> bool:
+    """Whether the user's WER fell and other people's is at most ``tolerance`` above the old one."""
+    mine, before = new["own"], old["own"]
+    return mine is not None and before is not None and mine < before - 1e-9 and no_worse(new, old, tolerance)
+
+
 def no_worse(new: dict[str, float | None], old: dict[str, float | None], tolerance: float) -> bool:
     """Whether no side that both know got worse by more than ``tolerance``."""
     pairs = [(new[side], old[side]) for side in new]
@@ -219,10 +229,9 @@ def _adapt(home: Home, items: Sequence[Remembered]) -> Outcome:
 
     device, settings, shelf = home.device, home.settings, home.shelf
     learn, guard = split(items)
-    if not learn or not guard:
-        return Outcome(
-            False, f"{len(learn)} utterance(s) to learn from, {len(guard)} to judge by: nothing to do yet", {}
-        )
+    if not learn or len(guard) < LEAST_JUDGING:
+        told = f"{len(learn)} utterance(s) to learn from and {len(guard)} to judge by, at least 1 and {LEAST_JUDGING} needed"
+        return Outcome(False, f"{told}: correct more first", {})
     base, vocabulary, record = load_base(device.base)
     tokenizer = load_tokenizer(device.llm)
     replayed, judging = home.general()
@@ -241,9 +250,9 @@ def _adapt(home: Home, items: Sequence[Remembered]) -> Outcome:
     found: dict[str, float | None] = {}
     for scale in SCALES if "average" in settings.method else SCALES[:1]:
         found = judge.judge(changed_by(base, update, scale))
-        if no_worse(found, bar, settings.tolerance):
+        if better(found, bar, settings.tolerance):
             break
-    good = no_worse(found, bar, settings.tolerance)
+    good = better(found, bar, settings.tolerance)
     figures = {
         "method": settings.method,
         "scale": scale,
@@ -252,7 +261,12 @@ def _adapt(home: Home, items: Sequence[Remembered]) -> Outcome:
         "wer": {"base": by_base, "before": by_used, "after": found},
         "seconds": round(time.perf_counter() - start, 2),
     }
-    why = "neither the user's nor other people's WER got worse" if good else "the guard got worse"
+    if good:
+        why = "the user's WER fell, other people's is no worse than the base's"
+    elif no_worse(found, bar, settings.tolerance):
+        why = "it does not help the user"
+    else:
+        why = "the user's or other people's WER would get worse"
     if not good:
         shelf.refuse(why, figures)
         return Outcome(False, why, figures)

@@ -55,6 +55,7 @@ class World:
         return {
             "DVC_SITE_CACHE_DIR": str(self.folder / "site"),
             "XDG_CACHE_HOME": str(self.folder / "xdg"),
+            "EDGEALIGN_AGENT_HOME": str(self.folder / "agent"),
             "PYTHONPATH": str(ROOT),
             "DVC_NO_ANALYTICS": "1",
         }

@@ -101,6 +101,10 @@ def leave_things(world: World) -> None:
     shards = [path for path in sorted(project.cohort("home").glob("shard-*.tar")) if SLUG.encode() in path.read_bytes()]
     shutil.copy(shards[0], chunk / "shard-00000.tar")
     (project.labels("home").parent / ".home.parquet.x9.part").write_bytes(b"PAR1" + SLUG.encode())
+    for user in (SLUG, "ann"):  # a device of each, on this machine
+        buffer = world.folder / "agent" / cohort / user / "replay"
+        buffer.mkdir(parents=True)
+        (buffer / "1.safetensors").write_bytes(f"{user} said {WORDS if user == SLUG else 'hello'}".encode())
     project.dvc_plots.mkdir()  # as `dvc plots show` leaves it
     page = f'<script>var spec = {{"data": {{"values": [{{"user": "{SLUG}", "personal_wer": "0.1"}}]}}}}</script>'
     (project.dvc_plots / "index.html").write_text(page, encoding="utf-8")

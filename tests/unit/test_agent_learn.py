@@ -16,7 +16,7 @@ import pytest
 from jetson_agent.replay import Remembered, ReplayBuffer
 from jetson_agent.settings import read_settings
 from jetson_agent.shelf import Shelf
-from jetson_agent.update import no_worse, split
+from jetson_agent.update import LEAST_JUDGING, better, no_worse, split
 from stages.errors import InputError, SettingsError
 
 KILLS = int(os.environ.get("EDGEALIGN_AGENT_KILLS", "6"))
@@ -110,8 +110,8 @@ def test_what_judges_never_trains() -> None:
     learn, guard = split([*items, *(remembered(f"c{n}", f"text {n}") for n in range(40))])
     assert guard
     assert not {item.text for item in learn} & {item.text for item in guard}
-    learn, guard = split(items[:4])  # however few there are, one text judges
-    assert len(learn) == len(guard) == 2
+    learn, guard = split(items[:8])  # however few there are, three texts judge
+    assert len({item.text for item in guard}) == LEAST_JUDGING and learn
     assert not split([remembered("a")])[1]  # what nobody corrected judges nothing
 
 
@@ -120,6 +120,15 @@ def test_worse_on_either_side_is_worse() -> None:
     assert no_worse({"own": 0.5, "general": 0.2}, old, 0.0)
     assert not no_worse({"own": 0.1, "general": 0.21}, old, 0.0)
     assert not no_worse({"own": 0.6, "general": 0.1}, old, 0.0)
+
+
+def test_only_what_helps_the_user_is_better() -> None:
+    old = {"own": 0.5, "general": 0.2}
+    assert better({"own": 0.4, "general": 0.2}, old, 0.0)
+    assert not better({"own": 0.5, "general": 0.1}, old, 0.0)
+    assert not better({"own": 0.4, "general": 0.21}, old, 0.0)
+    assert better({"own": 0.4, "general": 0.21}, old, 0.02)
+    assert not better({"own": None, "general": 0.2}, old, 0.0)
 
 
 def test_settings_refuse_what_they_do_not_know(tmp_path: Path) -> None:

@@ -187,6 +187,7 @@ def _note_before(view: _View, erasure: Erasure, finds: Finds) -> None:
         erasure.count("shards", sum(map(len, erasure.shards.values())))
         erasure.count("files of data, artifacts, plots and metrics", len(finds.workspace))
         erasure.count("files of .edgealign", len(finds.private) + len(finds.shipped))
+        erasure.count("places of edgealign-agent on this machine", len(finds.device))
         erasure.count("objects in DVC's cache", len(finds.objects.get("cache", [])))
         remote = sum(len(paths) for name, paths in finds.objects.items() if name != "cache")
         erasure.count("objects in DVC remotes", remote)
@@ -293,6 +294,7 @@ def _tell_plan(
     groups = [
         ("data, artifacts, plots, metrics", finds.workspace),
         (".edgealign and DVC's temporary files", [*finds.private, *finds.shipped]),
+        ("edgealign-agent on this machine", finds.device),
         ("other folders that DVC tracks", finds.foreign),
         *(
             (f"DVC {'cache' if name == 'cache' else 'remote ' + name}", paths)

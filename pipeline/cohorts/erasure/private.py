@@ -15,6 +15,7 @@ from pipeline.cohorts.erasure.artifacts import clean_record
 from pipeline.cohorts.erasure.content import Notes, blob_of, holds, parse_json, quarantined, read_kind
 from pipeline.cohorts.erasure.person import Matcher
 from pipeline.cohorts.erasure.state import Erasure
+from pipeline.cohorts.erasure.survey import on_this_device
 from pipeline.settings import Settings
 from pipeline.tracking.record import Record
 from pipeline.tracking.spool import Spool
@@ -51,6 +52,7 @@ def erase_private(erasure: Erasure, settings: Settings, found: Iterable[str], sh
         shutil.rmtree(drawing, ignore_errors=True)  # of a stage that was killed; no search finds a name in a picture
     for shipment in shipped:
         shutil.rmtree(shipment, ignore_errors=True)
+    on_this_device(erasure.person, dry_run=False)
 
 
 def _prune(folder: Path, top: Path, matcher: Matcher) -> None:

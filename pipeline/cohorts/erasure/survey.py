@@ -42,6 +42,8 @@ class Finds:
     """Files of other DVC-tracked folders, which edgealign did not write and does not change."""
     shipped: list[str] = field(default_factory=list)
     """Folders with what a cluster's driver shipped to this machine."""
+    device: list[str] = field(default_factory=list)
+    """What `edgealign-agent` keeps of the person on this machine: folders, or the file of others' utterances."""
     objects: dict[str, list[str]] = field(default_factory=dict)
     """{store: paths below its root}."""
 
@@ -58,6 +60,7 @@ class Finds:
             *self.private,
             *self.foreign,
             *self.shipped,
+            *self.device,
             *(
                 f"{stores.get(name, f'DVC remote {name}')}: {path}"
                 for name, paths in self.objects.items()
@@ -148,6 +151,7 @@ def survey(
     for oid in matched:
         for store, path in held.get(oid, []):
             finds.objects.setdefault(store.name, []).append(path)
+    finds.device = on_this_device(person, dry_run=True)
     for paths in (finds.workspace, finds.private, finds.shipped, *finds.objects.values()):
         paths[:] = sorted(set(paths))
     return finds
@@ -191,6 +195,17 @@ def _foreign(project: Project, outs: Iterable[Path], finds: Finds) -> Iterator[_
             continue
         for path in [out] if out.is_file() else _walk(out):
             yield _Item(blob_of(path), _adder(finds.foreign, str(path)))
+
+
+def on_this_device(person: Person, *, dry_run: bool) -> list[str]:
+    """Where the agent's home on this machine holds the person; without ``dry_run`` it does not any more."""
+    from jetson_agent.home import Home
+
+    home, found = Home.open(), []
+    for cohort, slug in person.slugs.items():
+        folders, utterances = home.forget(slug, cohort, dry_run=dry_run)
+        found += [str(folder) for folder in folders] + ([str(home.others)] if utterances else [])
+    return sorted(set(found))
 
 
 def _shipped(finds: Finds) -> Iterator[_Item]:

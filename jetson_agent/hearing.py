@@ -1,0 +1,40 @@
+"""What a device hears in a recording, with the adapter that is in use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jetson_agent.home import Home
+from jetson_agent.replay import Remembered
+from stages.atomic import sha256_bytes
+from stages.errors import InputError
+
+
+def hear(home: Home, recording: Path) -> Remembered:
+    """The utterance in a recording of any format and rate that libsndfile reads, as the adapter in use hears it.
+
+    It is named by its content, so that the same recording is remembered once. Raises InputError.
+    """
+    from stages.audio import load_audio
+    from stages.listener import Listener
+    from stages.models.encoder import SpeechEncoder
+
+    try:
+        content = recording.read_bytes()
+    except OSError as error:
+        raise InputError(f"{recording}: not readable ({error.strerror}). Give a recording.") from None
+    device, version = home.device, home.shelf.current()
+    samples = load_audio(content, recording.name)
+    encoder = SpeechEncoder.load(device.encoder)
+    listener = Listener.load(device.base, device.llm, version.folder if version else None)
+    heard = listener.hear(samples, encoder, device.padding_s)
+    frames = encoder.encode(samples, device.padding_s).astype("float16")
+    return Remembered(
+        sha256_bytes(content)[:16],
+        samples,
+        frames,
+        heard.text,
+        heard.text,
+        "confident",
+        heard.read_out.confidence,
+    )
