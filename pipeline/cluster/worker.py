@@ -94,7 +94,7 @@ def run_task(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcom
 
     from jetson_agent.budgets import Gate, Limits, is_serving, power_mode
     from jetson_agent.telemetry.sampler import Sampler
-    from pipeline.runs.system_metrics import SystemMetrics
+    from pipeline.system_metrics import SystemMetrics
     from stages.yielding import gated
 
     sampler = Sampler().start(loop=False)

@@ -14,7 +14,7 @@ import yaml
 from pipeline.cluster.work import Result
 from pipeline.runs.common import Context
 from pipeline.runs.inputs import inputs_of
-from pipeline.runs.system_metrics import SystemMetrics
+from pipeline.system_metrics import SystemMetrics
 from pipeline.tracking.record import finite, flatten
 from pipeline.tracking.tracker import Run
 

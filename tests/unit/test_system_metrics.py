@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from pipeline.runs import system_metrics
-from pipeline.runs.system_metrics import SystemMetrics, host_probe
+from pipeline import system_metrics
+from pipeline.system_metrics import SystemMetrics, host_probe
 
 
 class Ticks:
