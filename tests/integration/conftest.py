@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.cluster.session import Session, connect
 from pipeline.project import Project
 from pipeline.settings import Tracking
 from pipeline.tracking.store import create_embedded
@@ -15,6 +17,7 @@ from pipeline.tracking.tracker import Tracker
 from tests.helpers_adapters import build as build_adapters
 from tests.helpers_erasure import Traces, World, traces_of
 from tests.helpers_forget import Outcome, build, forget, others, put_back
+from tests.helpers_ray import settings_for
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +35,19 @@ def tracker(tmp_path: Path, fresh_store: Path) -> Tracker:
     target.parent.mkdir(parents=True)
     target.write_bytes(fresh_store.read_bytes())
     return Tracker(Project(tmp_path), Tracking())
+
+
+@pytest.fixture(scope="module")
+def session_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with nothing in it but a Ray session."""
+    return Project(tmp_path_factory.mktemp("project"))
+
+
+@pytest.fixture(scope="module")
+def session(session_project: Project) -> Iterator[Session]:
+    """The embedded session: a head and one virtual Jetson. All modules of this process share it, each connects anew."""
+    with connect(session_project, settings_for()) as connected:
+        yield connected
 
 
 @pytest.fixture(scope="session")

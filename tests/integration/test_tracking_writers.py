@@ -6,7 +6,7 @@ import signal
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from pipeline.cluster.placement import Placement
-from pipeline.cluster.session import Session, connect
+from pipeline.cluster.session import Session
 from pipeline.project import Project
-from pipeline.settings import Settings, Tracking
+from pipeline.settings import Tracking
 from pipeline.tracking.tracker import Tracker
 from tests.helpers_server import free_port, serving, stop
 from tests.integration.test_tracking_mlflow import client
@@ -26,13 +26,6 @@ pytestmark = pytest.mark.integration
 WORKERS, RUNS, POINTS = 8, 2, 1000
 SIDES = (Placement(cpus=0.5), Placement(cpus=0, jetson=0.25))
 """Four of each fit: on the head, and on the virtual Jetson, which is a node of its own."""
-
-
-@pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    project = Project(tmp_path_factory.mktemp("ray"))
-    with connect(project, Settings(cohorts=[], base_cohorts=[], personal_cohorts=[])) as session:
-        yield session
 
 
 def writer() -> Callable[..., str]:
