@@ -9,7 +9,7 @@ from benchmarks.tables import write_tables
 from pipeline.cli import set_up_logging
 from stages.errors import EdgealignError
 
-AREAS = ("features", "alignment", "pipeline", "cohorts", "tracking")
+AREAS = ("features", "alignment", "pipeline", "cohorts", "tracking", "online")
 
 
 def main(area: str) -> None:

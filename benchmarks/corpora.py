@@ -61,7 +61,7 @@ def an4() -> list[LabelledUtterance]:
     """AN4 as frames of the packaged encoder."""
     recordings = an4_recordings()
     key = sha256_json([[name, sha256_file(path)] for name, _, _, path in recordings])
-    return _encoded(
+    return encoded(
         "an4",
         key,
         ((name, user, text, load_audio(path, path.name)) for name, user, text, path in recordings),
@@ -80,7 +80,7 @@ def synthetic(cohort: str = "base-synthetic") -> list[LabelledUtterance]:
     shards = list_shards(folder)
     items = [item for shard in shards for item in iter_shard(shard) if not item.problem and item.text]
     key = sha256_json([sha256_file(shard) for shard in shards])
-    return _encoded(
+    return encoded(
         cohort,
         key,
         (
@@ -91,9 +91,10 @@ def synthetic(cohort: str = "base-synthetic") -> list[LabelledUtterance]:
     )
 
 
-def _encoded(
+def encoded(
     cohort: str, key: str, recordings: Iterable[tuple[str, str, str, np.ndarray]], total: int
 ) -> list[LabelledUtterance]:
+    """(utterance, user, text, samples at 16 kHz) as frames of the packaged encoder, computed once for a ``key``."""
     folder, _ = models()
     encoder = SpeechEncoder.load(folder)
     path = CACHE / f"{cohort}-{sha256_json([key, encoder.identity, PADDING_S])[:16]}.arrow"

@@ -6,7 +6,6 @@ epochs only); its embedded store is filled with runs and models afterwards. Comm
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -66,7 +65,7 @@ def make_project(root: Path, recordings: Path) -> Project:
     project = Project(root)
     _call(project, "git", "init", "--quiet")
     _call(project, sys.executable, "-m", "dvc", "init", "--quiet")
-    speak(recordings)
+    speak_sentences(recordings)
     edgealign(project, "cohort", "add", COHORT, "--audio", str(recordings), "--base")
     _call(project, "git", "add", "--all")
     _call(project, "git", "-c", "user.name=Benchmark", "-c", "user.email=b@example.org", "commit", "-qm", "A cohort")
@@ -74,25 +73,13 @@ def make_project(root: Path, recordings: Path) -> Project:
     return project
 
 
-def speak(folder: Path) -> None:
+def speak_sentences(folder: Path) -> None:
     """Recordings of eSpeak's voices and their CSV."""
-    import soundfile
-
-    from pipeline.cohorts.espeak import Speaker, Voice
     from pipeline.cohorts.grammar import Grammar
+    from tests.helpers_checkout import speak
 
-    folder.mkdir(parents=True)
     grammar = Grammar("edgealign tracking benchmark", set())
-    sentences = [grammar.sentence("command").text for _ in range(SENTENCES)]
-    speaker, rows = Speaker(), [("file", "user", "text")]
-    for user, voice in VOICES.items():
-        speaker.use(Voice(voice, 160))
-        for place, sentence in enumerate(sentences):
-            name = f"{user}-{place:02d}.wav"
-            soundfile.write(folder / name, speaker.speak(f"<speak>{sentence}</speak>"), speaker.rate_hz)
-            rows.append((name, user, sentence))
-    with (folder / "transcripts.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(rows)
+    speak(folder, VOICES, tuple(grammar.sentence("command").text for _ in range(SENTENCES)))
 
 
 def cost_of_stages(project: Project) -> list[Figure]:

@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
+from jetson_agent.home import Home
 from stages.errors import EdgealignError, SettingsError
 
 logger = logging.getLogger(__name__)
@@ -108,23 +107,13 @@ class Gate:
         return POLL_S
 
 
-def serving_flag() -> Path:
-    """The file whose age says whether the device serves: in the agent's home."""
-    home = os.environ.get("EDGEALIGN_AGENT_HOME")
-    return (Path(home) if home else platformdirs.user_data_path("edgealign-agent")) / "serving"
-
-
-def tell_serving(flag: Path | None = None) -> None:
-    """Called by the service while it answers, at least every two seconds: training on this device then waits."""
-    path = flag or serving_flag()
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-
-
 def is_serving(flag: Path | None = None) -> bool:
-    """Whether the service said so lately; one that died stops nothing."""
+    """Whether something on this device said so lately by touching ``flag``, by default ``serving`` in the agent's home.
+
+    One that died meanwhile stops nothing.
+    """
     try:
-        return 0 <= time.time() - (flag or serving_flag()).stat().st_mtime < SERVING_FRESH_S
+        return 0 <= time.time() - (flag or Home.open().folder / "serving").stat().st_mtime < SERVING_FRESH_S
     except OSError:
         return False
 

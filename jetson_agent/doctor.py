@@ -26,12 +26,13 @@ ANSWER_TIMEOUT_S = 5.0
 
 def examine(node: JetsonNode, head: str | None, token_file: Path | None, mlflow: str | None = None) -> list[Finding]:
     """Look at everything, also after something was found wrong. ``mlflow``: address of the tracking server, if any."""
-    findings = [_python(), _ray(), _module(node), _memory(node), _disk(Path(tempfile.gettempdir())), _token(token_file)]
+    known = _token(token_file)
+    findings = [_python(), _ray(), _module(node), _memory(node), _disk(Path(tempfile.gettempdir())), known]
     findings += checks.system(node)
     if head:
         answers = _port(head)
         findings.append(answers)
-        if answers.good and findings[5].good:
+        if answers.good and known.good:
             findings.append(checks.head_versions(head, token(token_file)))
     return findings + (checks.tracking(mlflow) if mlflow else [])
 

@@ -28,11 +28,10 @@ def hear(home: Home, recording: Path) -> Remembered:
     encoder = SpeechEncoder.load(device.encoder)
     listener = Listener.load(device.base, device.llm, version.folder if version else None)
     heard = listener.hear(samples, encoder, device.padding_s)
-    frames = encoder.encode(samples, device.padding_s).astype("float16")
     return Remembered(
         sha256_bytes(content)[:16],
         samples,
-        frames,
+        heard.frames.astype("float16"),
         heard.text,
         heard.text,
         "confident",

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jetson_agent.replay import ReplayBuffer, write_private
+from jetson_agent.replay import ReplayBuffer
 from jetson_agent.settings import LearnSettings, read_settings
 from jetson_agent.shelf import Shelf
+from stages.atomic import write_private
 from stages.errors import InputError
 
 if TYPE_CHECKING:

@@ -6,16 +6,13 @@ goes last: the oldest utterance that nobody corrected makes room first.
 
 from __future__ import annotations
 
-import os
-import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from stages.atomic import fsync_folder, sha256_bytes
-from stages.errors import InputError
+from stages.atomic import sha256_bytes, write_private
 
 SUFFIX = ".safetensors"
 
@@ -43,16 +40,6 @@ class ReplayBuffer:
         """Keep ``item``, in place of one of the same name; it is on the disk when this returns. Raises OSError."""
         with self._lock():
             self._put(item)
-
-    def correct(self, utterance: str, text: str) -> None:
-        """Note what the user really said. Raises InputError where the utterance is not kept (any more)."""
-        with self._lock():
-            path = self._find(utterance)
-            if path is None:
-                raise InputError(
-                    f"{utterance}: not in the replay buffer (any more), so it cannot be corrected. Say it again."
-                )
-            self._put(replace(_read(path), text=text, source="correction"))
 
     def items(self) -> list[Remembered]:
         """Every utterance that is kept, oldest first."""
@@ -96,20 +83,6 @@ class ReplayBuffer:
 
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return FileLock(str(self.folder / ".lock"))
-
-
-def write_private(target: Path, content: bytes) -> None:
-    """Write a file of mode 0600, whole or not at all."""
-    handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(target)
-        fsync_folder(target.parent)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def _key(utterance: str) -> str:

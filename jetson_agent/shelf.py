@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stages.atomic import atomic_folder, sha256_file, write_json
+from stages.atomic import atomic_folder, sha256_file, write_private
 from stages.errors import InputError
 
 KEPT = 5
@@ -115,8 +115,7 @@ class Shelf:
 
     def _write(self, state: dict[str, Any], event: Event) -> None:
         state["events"] = [*state["events"], asdict(event)][-EVENTS:]
-        write_json(self.pointer, state)
-        self.pointer.chmod(0o600)
+        write_private(self.pointer, json.dumps(state, indent=2).encode())
         kept = {f"{entry['number']:06d}" for entry in state["stack"]}
         for path in self.folder.iterdir():
             if path.is_dir() and path.name not in kept:

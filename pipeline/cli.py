@@ -7,6 +7,7 @@ import os
 import sys
 from enum import Enum
 from pathlib import Path
+from typing import Optional
 
 import typer
 
@@ -120,7 +121,9 @@ def ask(
 def head(
     host: str = typer.Option(..., help="This machine's IP address in the devices' network."),
     port: int = typer.Option(6379, min=1, max=65535, help="Port that devices join at."),
-    cpus: int = typer.Option(-1, min=-1, help="CPU slots for stages that run here. Default: all."),
+    cpus: Optional[int] = typer.Option(  # noqa: UP045 - typer evaluates the annotation on Python 3.10 too
+        None, min=0, help="CPU slots for stages that run here. Default: all."
+    ),
 ) -> None:
     """Make this machine the head of a cluster that Jetsons join (`edgealign-agent join`). Ctrl-C ends it.
 
@@ -129,7 +132,7 @@ def head(
     """
     from pipeline.cluster.head import run_head
 
-    run_head(host, port, None if cpus < 0 else cpus)
+    run_head(host, port, cpus)
 
 
 def set_up_logging() -> None:

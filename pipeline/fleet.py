@@ -25,7 +25,7 @@ def tell(look_s: float = LOOK_S) -> dict[str, Any]:
     from jetson_agent.budgets import is_serving, power_mode
     from jetson_agent.telemetry.sampler import Sampler
 
-    sampler = Sampler(look_s / 2).start(loop=False)
+    sampler = Sampler(look_s / 2).start()
     try:
         sampler.read()  # a load is measured between two looks
         time.sleep(look_s)

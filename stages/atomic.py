@@ -23,8 +23,11 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
-    """Yield a temporary file path beside ``target``; on success it replaces ``target``, on error it is removed."""
+def atomic_path(target: Path, *, private: bool = False) -> Iterator[Path]:
+    """Yield a temporary file path beside ``target``; on success it replaces ``target``, on error it is removed.
+
+    With ``private`` its owner alone can read it, at every moment.
+    """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
@@ -35,9 +38,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         # mkstemp makes the file private; what a stage writes is as readable as any other file
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
+        if not private:
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
         temporary.replace(target)
         fsync_folder(target.parent)
     finally:
@@ -85,6 +89,12 @@ def exchange(one: Path, other: Path) -> bool:
 def write_bytes(target: Path, content: bytes) -> None:
     """Write ``content`` to ``target``, whole or not at all."""
     with atomic_path(target) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_private(target: Path, content: bytes) -> None:
+    """Write a file that its owner alone can read, whole or not at all."""
+    with atomic_path(target, private=True) as temporary:
         temporary.write_bytes(content)
 
 

@@ -35,7 +35,7 @@ class Guard:
     def __init__(self, base: Reader, utterances: Sequence[LabelledUtterance]) -> None:
         """``utterances``: those that the base never trained on, of any users."""
         self._utterances = utterances
-        self._by_base = _texts(base, utterances)
+        self._by_base = read_texts(base, utterances)
 
     def judge(self, personal: Reader | None, cohort: str, user: str) -> dict[str, Any]:
         """Figures of base and adapter on everybody's utterances but the user's own; None each where there are none.
@@ -49,7 +49,7 @@ class Guard:
         others = [self._utterances[index] for index in chosen]
         references = [item.text for item in others]
         by_base = [self._by_base[index] for index in chosen]
-        heard = by_base if personal is None else _texts(personal, others)
+        heard = by_base if personal is None else read_texts(personal, others)
         return {
             "utterances": len(others),
             "base": asdict(word_errors(references, by_base)),
@@ -57,7 +57,8 @@ class Guard:
         }
 
 
-def _texts(reader: Reader, utterances: Sequence[LabelledUtterance]) -> list[str]:
+def read_texts(reader: Reader, utterances: Sequence[Any]) -> list[str]:
+    """What ``reader`` reads in utterances, by their (T, F) ``frames``."""
     if not utterances:
         return []
     return [reader.text_of(output) for output in reader.read([item.frames for item in utterances])]

@@ -27,6 +27,7 @@ class Heard:
 
     text: str
     read_out: ReadOut
+    frames: np.ndarray  # (T, F), what the encoder made of it
     seconds: dict[str, float]  # how long each step took
 
 
@@ -93,4 +94,4 @@ class Listener:
         encoded = time.perf_counter()
         read_out = self.read([frames])[0]
         done = time.perf_counter()
-        return Heard(self.text_of(read_out), read_out, {"encode": encoded - start, "read_out": done - encoded})
+        return Heard(self.text_of(read_out), read_out, frames, {"encode": encoded - start, "read_out": done - encoded})

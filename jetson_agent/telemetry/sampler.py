@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -30,7 +29,7 @@ def proc() -> Reading:
 
 
 class Sampler:
-    """Reads this machine: ``read()`` at any time; between ``start`` and ``stop`` a thread adds up the energy.
+    """Reads this machine: ``read()`` at any time; ``sample()`` counts into the energy and the peak.
 
     Source: tegrastats where the program is there, else sysfs; what neither tells comes from /proc.
     """
@@ -41,17 +40,13 @@ class Sampler:
         *,
         program: str | None = None,
         root: Path = sysfs.SYS,
-        on_reading: Callable[[Reading], None] | None = None,
     ) -> None:
         """``program``: the tegrastats to run (default: the one on the PATH, if any). ``root``: the kernel's /sys."""
         self.interval_s = interval_s
         self._program = program or shutil.which("tegrastats")
         self._root = root
-        self._on_reading = on_reading
         self._process: psutil.Popen | None = None
         self._told: Reading | None = None
-        self._stopped = threading.Event()
-        self._loop: threading.Thread | None = None
         self._reader: threading.Thread | None = None
         self._joules = 0.0
         self._last: tuple[float, float] | None = None
@@ -60,7 +55,7 @@ class Sampler:
 
     @property
     def energy_j(self) -> float | None:
-        """Joules of the whole module since ``start``; None where it measures no power."""
+        """Joules of the whole module since the first ``sample``; None where it measures no power."""
         return self._joules if self._last is not None else None
 
     def read(self) -> Reading:
@@ -74,8 +69,8 @@ class Sampler:
         self._count(self.last, time.monotonic())
         return self.last
 
-    def start(self, *, loop: bool = True) -> Sampler:
-        """Begin; without ``loop`` only ``sample`` counts. A tegrastats that cannot be started leaves sysfs."""
+    def start(self) -> Sampler:
+        """Begin to follow tegrastats, where it is there; one that cannot be started leaves sysfs."""
         if self._program:
             try:
                 self._process = psutil.Popen(
@@ -89,16 +84,10 @@ class Sampler:
                 self._reader.start()
             except OSError:
                 self._process = None
-        if loop:
-            self._loop = threading.Thread(target=self._run, name="telemetry", daemon=True)
-            self._loop.start()
         return self
 
     def stop(self) -> Sampler:
-        """End the thread and the tegrastats that was started."""
-        self._stopped.set()
-        if self._loop is not None:  # first: its last reading is tegrastats' too
-            self._loop.join(timeout=5.0)
+        """End the tegrastats that was started."""
         if self._process is not None:
             end_processes([self._process])
         if self._reader is not None:
@@ -110,16 +99,6 @@ class Sampler:
         for line in self._process.stdout:
             self._told = tegrastats.parse(line) or self._told
         self._told = None  # it ended: an old line must not pass for the present
-
-    def _run(self) -> None:
-        last = False
-        while True:
-            reading = self.sample()
-            if self._on_reading is not None:
-                self._on_reading(reading)
-            if last:
-                return
-            last = self._stopped.wait(self.interval_s)
 
     def _count(self, reading: Reading, now_s: float) -> None:
         """Add the energy since the last reading, by the trapezoidal rule."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from jetson_agent.join import token_file
 from pipeline.cluster.runtime import token_path
 from stages.errors import ClusterError
 
@@ -49,7 +50,7 @@ def remote() -> dict[str, str]:
     """
     if os.environ.get("RAY_AUTH_TOKEN"):
         return dict(COMMON)
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    path = token_file(None)
     try:
         held = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):

@@ -9,16 +9,12 @@ import secrets
 import sys
 from pathlib import Path
 
+from jetson_agent.join import token_file
 from pipeline.cluster.environment import COMMON
-from stages.atomic import fsync_folder
+from stages.atomic import write_private
 from stages.errors import ClusterError
 
 logger = logging.getLogger(__name__)
-
-
-def token_file() -> Path:
-    """Where the token lies on this machine: ``RAY_AUTH_TOKEN_PATH``, else Ray's own place."""
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
 
 
 def keep_token(path: Path) -> bool:
@@ -27,12 +23,7 @@ def keep_token(path: Path) -> bool:
         path.chmod(0o600)
         return False
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(secrets.token_hex(32))
-        file.flush()
-        os.fsync(file.fileno())
-    path.chmod(0o600)
-    fsync_folder(path.parent)
+    write_private(path, secrets.token_hex(32).encode())
     return True
 
 
@@ -65,7 +56,7 @@ def command(host: str, port: int, cpus: int | None) -> list[str]:
 def run_head(host: str, port: int, cpus: int | None) -> None:
     """Become the head. Only returns by raising ClusterError."""
     line = command(host, port, cpus)
-    path = token_file()
+    path = token_file(None)
     if keep_token(path):
         logger.info("a token for the cluster was made: %s. Copy it to each device (mode 0600).", path)
     logger.info("devices join with: edgealign-agent join --head %s:%d", host, port)

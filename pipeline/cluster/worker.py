@@ -97,7 +97,7 @@ def run_task(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcom
     from pipeline.system_metrics import SystemMetrics
     from stages.yielding import gated
 
-    sampler = Sampler().start(loop=False)
+    sampler = Sampler().start()
     sampler.sample()
 
     def hottest() -> float | None:

@@ -221,13 +221,13 @@ def speak_cohort(
 ) -> Iterator[ShardItem]:
     """The items of all ``users`` in ascending order of their ids, each user spoken in a fresh process."""
     with ThreadPoolExecutor(workers) as threads:
-        for items in threads.map(_speak_in_fresh_process, sorted(users, key=lambda user: user.user)):
+        for items in threads.map(speak_in_fresh_process, sorted(users, key=lambda user: user.user)):
             yield from items
             if advance:
                 advance(len(items))
 
 
-def _speak_in_fresh_process(user: DemoUser) -> list[ShardItem]:
+def speak_in_fresh_process(user: DemoUser) -> list[ShardItem]:
     """``speak_user`` in a process of its own; once more where that process was killed.
 
     An executor of one worker a user, and not ``multiprocessing.Pool``: a Pool waits for ever for a worker that died.

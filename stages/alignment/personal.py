@@ -3,13 +3,17 @@
 First the user's frames are shifted so that their mean is the base's (see ``BridgeFormer.frame_shift``); then weights learn.
 Three methods, all through PEFT: ``shira`` changes a chosen 1 to 2 % of the linear weights (SHiRA, Bhardwaj et al., 2024,
 with the mask computed from the user's own utterances), ``lora`` adds a low-rank product, ``full`` changes everything.
+
+Other people's utterances may hold a sparse adapter back, so that it goes on understanding them: ``replay`` learns from as many
+of them in each step, ``ewc_weight`` makes a change cost as much as the weight matters to them (elastic weight
+consolidation, Kirkpatrick et al., PNAS 2017).
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -44,6 +48,9 @@ class PersonalConfig:
     clip: float = 1.0
     embedding_weight: float = 0.1
     masking: Masking = MASKING
+    shift: bool = True  # whether the user's frames are shifted to the base's mean
+    replay: bool = False  # of other people's utterances
+    ewc_weight: float = 0.0  # 0: a change costs nothing; for method shira
     seed: int = 0
 
 
@@ -83,26 +90,47 @@ def attach_sparse(bridge: BridgeFormer, chosen: dict[str, Tensor]) -> PeftModel:
     return model
 
 
+def importance(
+    bridge: BridgeFormer, link: EmbedLink, others: Sequence[Example], chosen: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Diagonal Fisher information of the chosen weights: mean squared gradient over other people's utterances."""
+    weights = {name: weight for name, weight in sparse.linear_weights(bridge).items() if name in chosen}
+    found = {name: torch.zeros(len(indices)) for name, indices in chosen.items()}
+    for example in others:
+        gradients = torch.autograd.grad(user_loss(bridge, link, [example], 0.0), list(weights.values()))
+        for name, gradient in zip(weights, gradients, strict=True):
+            found[name] += gradient.view(-1)[chosen[name]].square() / len(others)
+    return found
+
+
 def personalize(
-    base: BridgeFormer, link: EmbedLink, examples: Sequence[Example], config: PersonalConfig
+    base: BridgeFormer,
+    link: EmbedLink,
+    examples: Sequence[Example],
+    config: PersonalConfig,
+    others: Sequence[Example] = (),
 ) -> PersonalResult:
     """Learn one user's change of ``base``; ``base`` itself is left as it is.
 
     Dropout is off; parts of the frames are masked, so that the few utterances are not simply learned by heart.
+    ``others``: other people's utterances, for ``config.replay`` and ``config.ewc_weight``.
     """
     start = time.perf_counter()
     torch.manual_seed(config.seed)
     bridge = copy.deepcopy(base).eval()
-    bridge.frame_shift.copy_((base.frame_mean - mean_frame(examples)).half())  # as it will be stored
+    if config.shift:
+        bridge.frame_shift.copy_((base.frame_mean - mean_frame(examples)).half())  # as it will be stored
     total = sum(parameter.numel() for parameter in bridge.parameters())
+    costs: dict[str, Tensor] = {}
     before = {name: value.detach().clone() for name, value in bridge.named_parameters()}
     if config.method == "shira":
         scores = sparse.weight_scores(
             bridge, config.mask, lambda: user_loss(bridge, link, examples, config.embedding_weight), config.seed
         )
-        model: PeftModel | None = attach_sparse(
-            bridge, sparse.choose_weights(scores, max(1, round(config.density * total)))
-        )
+        chosen = sparse.choose_weights(scores, max(1, round(config.density * total)))
+        if config.ewc_weight and others:
+            costs = importance(bridge, link, others, chosen)
+        model: PeftModel | None = attach_sparse(bridge, chosen)
     elif config.method == "lora":
         targets = list(sparse.linear_weights(bridge))
         lora = LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=targets, lora_dropout=0.0)
@@ -113,7 +141,9 @@ def personalize(
         raise ValueError(f"method {config.method!r} is not known: shira, lora or full")
     trained = model.get_base_model() if model is not None else bridge
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
-    curve = _train(trained, link, examples, parameters, config)
+    layers = dict(trained.named_modules())
+    pull = [(cost, layers[name].shira_weight[ADAPTER]) for name, cost in costs.items()]
+    curve = _train(trained, link, examples, others if config.replay else (), parameters, pull, config)
     tensors = _extract(trained, before, config.method)
     tensors["frame_shift"] = bridge.frame_shift.numpy().astype(np.float16)
     trainable = sum(parameter.numel() for parameter in parameters)
@@ -124,9 +154,12 @@ def _train(
     bridge: BridgeFormer,
     link: EmbedLink,
     examples: Sequence[Example],
+    replayed: Sequence[Example],
     parameters: list[nn.Parameter],
+    pull: Sequence[tuple[Tensor, Tensor]],
     config: PersonalConfig,
 ) -> list[tuple[int, float]]:
+    """The (step, loss) curve. ``pull``: (importance, change) of each layer that is held back."""
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
     scheduler = one_cycle(optimizer, config.learning_rate, config.steps, config.warm_up)
     generator = np.random.default_rng(config.seed)
@@ -137,9 +170,12 @@ def _train(
         if len(queue) < min(config.batch_size, len(examples)):
             queue += generator.permutation(len(examples)).tolist()
         batch = [queue.pop(0) for _ in range(min(config.batch_size, len(examples)))]
-        frames, lengths, targets = collate([examples[index] for index in batch])
-        frames = mask_frames(frames, lengths, config.masking, generator)
-        loss = alignment_loss(bridge, link, frames, lengths, targets, config.embedding_weight)
+        loss = _masked_loss(bridge, link, [examples[index] for index in batch], config, generator)
+        if replayed:  # apart, so that the long utterances of some do not pad the others'
+            mixed = generator.permutation(len(replayed))[: config.batch_size]
+            loss = loss + _masked_loss(bridge, link, [replayed[index] for index in mixed], config, generator)
+        for cost, change in pull:
+            loss = loss + config.ewc_weight * (cost * change.square()).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, config.clip)
@@ -147,6 +183,18 @@ def _train(
         scheduler.step()
         curve.append((step + 1, loss.item()))
     return curve
+
+
+def _masked_loss(
+    bridge: BridgeFormer,
+    link: EmbedLink,
+    batch: Sequence[Example],
+    config: PersonalConfig,
+    generator: np.random.Generator,
+) -> Tensor:
+    frames, lengths, targets = collate(batch)
+    frames = mask_frames(frames, lengths, config.masking, generator)
+    return alignment_loss(bridge, link, frames, lengths, targets, config.embedding_weight)
 
 
 def _extract(bridge: nn.Module, before: dict[str, Tensor], method: str) -> dict[str, np.ndarray]:

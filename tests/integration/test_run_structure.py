@@ -20,7 +20,7 @@ from pipeline.settings import load_settings
 from pipeline.tracking.record import Record
 from pipeline.tracking.spool import Spool
 from stages.errors import InputError, ModelError
-from tests.helpers_adapters import Away, build, context_of
+from tests.helpers_adapters import SPEAKERS, Away, build, context_of
 
 ROOT = Path(__file__).resolve().parents[2]
 USERS = ("ann", "bob", "cid")
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     folder = tmp_path_factory.mktemp("structure") / "project"
-    made = build(folder)
+    made = build(folder, {"house": SPEAKERS})
     shutil.copy(ROOT / "dvc.yaml", folder)
     return made
 
@@ -44,8 +44,8 @@ def records(project: Project) -> dict[str, Record]:
 def test_a_person_finds_each_run_by_its_name(project: Project) -> None:
     found = records(project)
     assert set(found) == {
-        *("personalize@home", "evaluate@home"),
-        *(f"{stage}@home/{user}" for stage in ("personalize", "evaluate") for user in USERS),
+        *("personalize@house", "evaluate@house"),
+        *(f"{stage}@house/{user}" for stage in ("personalize", "evaluate") for user in USERS),
     }
     for name, record in found.items():
         above = [ancestor.name for ancestor in record.ancestors]
@@ -55,48 +55,48 @@ def test_a_person_finds_each_run_by_its_name(project: Project) -> None:
 def test_tags_tell_who_where_and_of_what(project: Project) -> None:
     for name, record in records(project).items():
         tags = record.tags
-        assert (tags["cohort"], tags["method"]) == ("home", "shira"), name
+        assert (tags["cohort"], tags["method"]) == ("house", "shira"), name
         assert (tags["device_kind"], bool(tags["device"])) == ("virtual", True), name
         assert {"git_commit", "data_md5", "stage", "host"} <= set(tags), name
         assert tags.get("user") == (name.rpartition("/")[2] if "/" in name else None)
 
 
 def test_a_run_names_its_inputs_by_dvcs_md5(project: Project) -> None:
-    found = records(project)["evaluate@home"]
+    found = records(project)["evaluate@house"]
     told = {item.name: item.digest for item in found.datasets}
     assert set(told) == {
-        *("artifacts/adapters/base", "artifacts/adapters/home", "artifacts/features/home"),
-        *("artifacts/labels/home.parquet", "models/llm"),
+        *("artifacts/adapters/base", "artifacts/adapters/house", "artifacts/features/house"),
+        *("artifacts/labels/house.parquet", "models/llm"),
     }
-    labels = project.labels("home").read_bytes()
-    assert told["artifacts/labels/home.parquet"] == hashlib.md5(labels).hexdigest()
+    labels = project.labels("house").read_bytes()
+    assert told["artifacts/labels/house.parquet"] == hashlib.md5(labels).hexdigest()
     assert {f"dvc_md5.{name}": digest for name, digest in told.items()}.items() <= found.tags.items()
-    mine = records(project)["evaluate@home/ann"]
-    judged = json.loads(project.evaluation("home").read_text())["users"]["ann"]["held_out_sha256"]
-    assert [(item.name, item.digest) for item in mine.datasets] == [("home/ann", judged[:36])]
+    mine = records(project)["evaluate@house/ann"]
+    judged = json.loads(project.evaluation("house").read_text())["users"]["ann"]["held_out_sha256"]
+    assert [(item.name, item.digest) for item in mine.datasets] == [("house/ann", judged[:36])]
 
 
 def test_a_run_tells_every_setting_that_its_stage_reads(project: Project) -> None:
-    params = records(project)["personalize@home"].params
+    params = records(project)["personalize@house"].params
     section = yaml.safe_load((project.root / "params.yaml").read_text())["personalize"]
     assert {f"personalize.{name}": str(value) for name, value in section.items()}.items() <= params.items()
     assert params["alignment.embedding_weight"] == "0.1"
     assert {"encoder", "llm", "base", "ray.task_retries"} <= set(params)
     assert not [name for name in params if name.startswith(("evaluate", "tracking", "check"))]
-    assert params.items() <= records(project)["personalize@home/ann"].params.items()
+    assert params.items() <= records(project)["personalize@house/ann"].params.items()
 
 
 def test_what_dvc_lists_is_what_the_run_tells(project: Project) -> None:
     """For every stage of dvc.yaml: its params as parameters, its deps as datasets."""
     context = context_of(project, Away())
-    settings = load_settings(project.root).model_copy(update={"base_cohorts": ["home"]})
+    settings = load_settings(project.root).model_copy(update={"base_cohorts": ["house"]})
     for stage, described in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items():
         told = settings_read(context, stage)
         for name in described.get("params", []):
             if name not in ("base_cohorts", "personal_cohorts"):
                 assert any(key == name or key.startswith(f"{name}.") for key in told), (stage, name)
-        wanted = {dep.replace("${item.cohort}", "home") for dep in described.get("deps", [])}
-        read = {path.relative_to(project.root).as_posix() for path in paths_read(project, settings, stage, "home")}
+        wanted = {dep.replace("${item.cohort}", "house") for dep in described.get("deps", [])}
+        read = {path.relative_to(project.root).as_posix() for path in paths_read(project, settings, stage, "house")}
         covered = {dep for dep in wanted if any(path == dep or path.startswith(f"{dep}/") for path in read)}
         assert covered == wanted, stage
         assert all(any(path == dep or path.startswith(f"{dep}/") for dep in wanted) for path in read), stage
@@ -127,7 +127,7 @@ def test_inputs_that_cannot_be_read_do_not_stop_a_stage(
         raise PermissionError("not for you")
 
     monkeypatch.setattr("pipeline.runs.recorded.inputs_of", refuse)
-    with recorded(context_of(project, Away()), "evaluate", "home") as run:
+    with recorded(context_of(project, Away()), "evaluate", "house") as run:
         run.metrics({"went_on": 1})
     assert "goes without its inputs: not for you" in caplog.text
     spool = Spool(project.private / "spool")
@@ -144,18 +144,18 @@ def test_the_md5_is_what_dvc_itself_gives(tmp_path: Path, monkeypatch: pytest.Mo
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    for name in ("data/cohorts/home/b.tar", "data/cohorts/home/a/x.yaml", "data/cohorts/other/c.tar", "models/llm/m"):
+    for name in ("data/cohorts/house/b.tar", "data/cohorts/house/a/x.yaml", "data/cohorts/other/c.tar", "models/llm/m"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     stages = {
         "features": {
-            "cmd": "mkdir -p artifacts/features/home && echo 1 > artifacts/features/home/f",
-            "deps": ["data/cohorts/home", "models/llm"],
-            "outs": ["artifacts/features/home"],
+            "cmd": "mkdir -p artifacts/features/house && echo 1 > artifacts/features/house/f",
+            "deps": ["data/cohorts/house", "models/llm"],
+            "outs": ["artifacts/features/house"],
         }
     }
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
-    (tmp_path / "params.yaml").write_text("cohorts: [home]\nbase_cohorts: []\npersonal_cohorts: []\n")
+    (tmp_path / "params.yaml").write_text("cohorts: [house]\nbase_cohorts: []\npersonal_cohorts: []\n")
     dvc("init", "--no-scm", "--quiet")
     dvc("add", "--quiet", "data")
     dvc("repro", "--quiet")
@@ -164,12 +164,12 @@ def test_the_md5_is_what_dvc_itself_gives(tmp_path: Path, monkeypatch: pytest.Mo
     assert {name: dvc_md5(tmp_path / name) for name in theirs} == theirs
     # under DVC nothing is hashed again: what lies on the disk is not even looked at
     project, settings = Project(tmp_path), load_settings(tmp_path)
-    monkeypatch.setenv("DVC_STAGE", "features@home")
-    (tmp_path / "data" / "cohorts" / "home" / "b.tar").write_text("changed behind DVC's back")
-    told = {item.path: item.md5 for item in inputs_of(project, settings, "features", "home")}
-    assert told["data/cohorts/home"] == theirs["data/cohorts/home"]
-    told = {item.path: item.md5 for item in inputs_of(project, settings, "personalize", "home")}
-    assert told["artifacts/features/home"] == theirs["artifacts/features/home"]
+    monkeypatch.setenv("DVC_STAGE", "features@house")
+    (tmp_path / "data" / "cohorts" / "house" / "b.tar").write_text("changed behind DVC's back")
+    told = {item.path: item.md5 for item in inputs_of(project, settings, "features", "house")}
+    assert told["data/cohorts/house"] == theirs["data/cohorts/house"]
+    told = {item.path: item.md5 for item in inputs_of(project, settings, "personalize", "house")}
+    assert told["artifacts/features/house"] == theirs["artifacts/features/house"]
     monkeypatch.delenv("DVC_STAGE")
-    told = {item.path: item.md5 for item in inputs_of(project, settings, "features", "home")}
-    assert told["data/cohorts/home"] != theirs["data/cohorts/home"]
+    told = {item.path: item.md5 for item in inputs_of(project, settings, "features", "house")}
+    assert told["data/cohorts/house"] != theirs["data/cohorts/house"]

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from jetson_agent.replay import Remembered, ReplayBuffer
 from jetson_agent.settings import read_settings
 from jetson_agent.shelf import Shelf
-from jetson_agent.update import LEAST_JUDGING, better, no_worse, split
+from jetson_agent.update import LEAST_JUDGING, better, harmless, split
 from stages.errors import InputError, SettingsError
 
 KILLS = int(os.environ.get("EDGEALIGN_AGENT_KILLS", "6"))
@@ -32,8 +33,9 @@ home, start = Path(sys.argv[1]), int(sys.argv[2])
 replay, shelf = ReplayBuffer(home / "replay", 100000, 10**9), Shelf(home / "shelf")
 for number in range(start, start + 100000):
     name = f"u{number}"
-    replay.add(Remembered(name, None, np.full((4, 3), number, np.float16), "heard", "heard", "confident", 1.0))
-    replay.correct(name, f"said {number}")
+    for text in ("heard", f"said {number}"):
+        source = "confident" if text == "heard" else "correction"
+        replay.add(Remembered(name, None, np.full((4, 3), number, np.float16), "heard", text, source, 1.0))
     print(number, flush=True)
     shelf.take(home / "adapter", f"round {number}", {})
     if number % 3 == 0:
@@ -57,7 +59,8 @@ def test_the_buffer_gives_back_what_was_put_and_only_the_owner_can_read_it(tmp_p
     buffer = ReplayBuffer(tmp_path / "replay", 10, 10**6)
     samples = np.linspace(-1, 1, 8, dtype=np.float32)
     buffer.add(Remembered("../a b", samples, np.ones((4, 3), np.float16), "hello", "hello", "confident", 0.9))
-    buffer.correct("../a b", "yellow")
+    [heard] = buffer.items()
+    buffer.add(replace(heard, text="yellow", source="correction"))  # in its place
     [item] = buffer.items()
     assert (item.utterance, item.heard, item.text, item.source) == ("../a b", "hello", "yellow", "correction")
     assert item.samples is not None
@@ -65,8 +68,6 @@ def test_the_buffer_gives_back_what_was_put_and_only_the_owner_can_read_it(tmp_p
     [path] = (tmp_path / "replay").glob("*.safetensors")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    with pytest.raises(InputError, match="not in the replay buffer"):
-        buffer.correct("gone", "x")
 
 
 def test_a_full_buffer_lets_uncorrected_utterances_go_first(tmp_path: Path) -> None:
@@ -115,11 +116,12 @@ def test_what_judges_never_trains() -> None:
     assert not split([remembered("a")])[1]  # what nobody corrected judges nothing
 
 
-def test_worse_on_either_side_is_worse() -> None:
+def test_other_people_may_be_a_little_worse_off_and_no_more() -> None:
     old = {"own": 0.5, "general": 0.2}
-    assert no_worse({"own": 0.5, "general": 0.2}, old, 0.0)
-    assert not no_worse({"own": 0.1, "general": 0.21}, old, 0.0)
-    assert not no_worse({"own": 0.6, "general": 0.1}, old, 0.0)
+    assert harmless({"own": 0.9, "general": 0.2}, old, 0.0)
+    assert harmless({"own": 0.1, "general": 0.21}, old, 0.01)
+    assert not harmless({"own": 0.1, "general": 0.211}, old, 0.01)
+    assert harmless({"own": 0.1, "general": None}, old, 0.0)
 
 
 def test_only_what_helps_the_user_is_better() -> None:
@@ -134,9 +136,11 @@ def test_only_what_helps_the_user_is_better() -> None:
 def test_settings_refuse_what_they_do_not_know(tmp_path: Path) -> None:
     path = tmp_path / "learn.json"
     for content, told in (
-        ('{"steps": "many"}', "needed int"),
-        ('{"step": 1}', "not known"),
-        ('{"steps": 0}', "more than 0"),
+        ('{"steps": "many"}', "steps: .*integer"),
+        ('{"step": 1}', "step: .*not permitted"),
+        ('{"steps": 0}', "steps: .*greater than 0"),
+        ('{"method": "hope"}', "method: .*replay"),
+        ("{", "learn.json: .*JSON"),
     ):
         path.write_text(content)
         with pytest.raises(SettingsError, match=told):

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from jetson_agent import budgets
-from jetson_agent.budgets import Gate, Limits, is_serving, power_mode, tell_serving
+from jetson_agent.budgets import Gate, Limits, is_serving, power_mode
 from pipeline.cluster import worker
 from stages.errors import EdgealignError, SettingsError
 from stages.yielding import between_steps, gated
@@ -62,15 +62,15 @@ def test_training_makes_way_for_serving_and_is_not_starved(tmp_path):
     assert len(slept) == budgets.LONGEST_YIELD_S / budgets.POLL_S
 
 
-def test_the_flag_of_a_service_that_died_stops_nothing(tmp_path):
-    flag = tmp_path / "home" / "serving"
-    assert not is_serving(flag)
-    tell_serving(flag)
-    assert is_serving(flag)
-    assert flag.stat().st_mode & 0o777 == 0o600
+def test_the_flag_of_a_service_that_died_stops_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEALIGN_AGENT_HOME", str(tmp_path))
+    flag = tmp_path / "serving"
+    assert not is_serving()
+    flag.touch()
+    assert is_serving() and is_serving(flag)
     old = time.time() - 60
     os.utime(flag, (old, old))
-    assert not is_serving(flag)
+    assert not is_serving()
 
 
 def test_limits_travel_by_the_environment():

@@ -85,12 +85,11 @@ def test_tegrastats_goes_before_the_kernels_files_and_ends_with_the_sampler(tmp_
         f"#!{sys.executable}\nimport time\nwhile True:\n    print({ORIN_NANO!r}, flush=True)\n    time.sleep(0.05)\n"
     )
     program.chmod(0o755)
-    seen = []
-    sampler = Sampler(0.05, program=str(program), root=fake_sys(tmp_path / "sys"), on_reading=seen.append).start()
+    sampler = Sampler(0.05, program=str(program), root=fake_sys(tmp_path / "sys")).start()
     child = sampler._process
-    while not any(reading.power_w == 4.744 for reading in seen):
+    while sampler.sample().power_w != 4.744:
         assert child.poll() is None
+    assert sampler.last.gpu_percent == 0.0  # not the 34.5 of the kernel's file
     sampler.stop()
-    assert seen[-1].gpu_percent == 0.0  # not the 34.5 of the kernel's file
     assert not child.is_running()
     assert sampler.peak_c == 51.718
