@@ -64,9 +64,14 @@ class Gate:
         hottest_c: Callable[[], float | None],
         serving: Callable[[], bool],
         sleep: Callable[[float], None] = time.sleep,
+        yield_s: float = POLL_S,
     ) -> None:
-        """``hottest_c`` gives the device's temperature now (None: it tells none, and nothing pauses for it)."""
+        """``hottest_c`` gives the device's temperature now (None: it tells none, and nothing pauses for it).
+
+        ``yield_s``: how often it looks whether the device still serves.
+        """
         self._limits, self._hottest_c, self._serving, self._sleep = limits, hottest_c, serving, sleep
+        self._yield_s = yield_s
         self._looked_s = float("-inf")
         self._hot = False
         self.paused_s = 0.0
@@ -77,7 +82,7 @@ class Gate:
         self._cool()
         waited = 0.0
         while waited < LONGEST_YIELD_S and self._serving():
-            waited += self._wait()
+            waited += self._wait(self._yield_s)
 
     def _cool(self) -> None:
         if time.monotonic() - self._looked_s < POLL_S:
@@ -90,7 +95,7 @@ class Gate:
                     f"the device is at {degrees:.0f} C after a pause of {waited:.0f} s, needed below "
                     f"{self._limits.resume_below_c:g} C. Look at its fan and its place, or choose a lower power mode."
                 )
-            waited += self._wait()
+            waited += self._wait(POLL_S)
             degrees = self._hottest_c()
 
     def _too_hot(self, degrees: float) -> bool:
@@ -101,10 +106,10 @@ class Gate:
             logger.warning("training %s at %.0f C", "pauses" if self._hot else "goes on", degrees)
         return self._hot
 
-    def _wait(self) -> float:
-        self._sleep(POLL_S)
-        self.paused_s += POLL_S
-        return POLL_S
+    def _wait(self, seconds: float) -> float:
+        self._sleep(seconds)
+        self.paused_s += seconds
+        return seconds
 
 
 def is_serving(flag: Path | None = None) -> bool:

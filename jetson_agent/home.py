@@ -94,7 +94,7 @@ class Home:
 
     @property
     def settings(self) -> LearnSettings:
-        return read_settings(self.folder / "learn.json")
+        return read_settings(self.folder / "learn.json", LearnSettings)
 
     def set_up(self, device: Device, general: list[LabelledUtterance]) -> None:
         """Write whose device this is, and the utterances of other people; the user's own folder stays as it is."""

@@ -41,12 +41,28 @@ class ReplayBuffer:
         with self._lock():
             self._put(item)
 
+    def add_if_new(self, item: Remembered) -> None:
+        """Keep ``item`` unless one of the same name is there. Raises OSError."""
+        with self._lock():
+            if self._find(item.utterance) is None:
+                self._put(item)
+
     def items(self) -> list[Remembered]:
         """Every utterance that is kept, oldest first."""
         found = []
-        for path in self._paths():
+        for path in self.paths():
             try:
                 found.append(_read(path))
+            except FileNotFoundError:
+                continue  # made room meanwhile
+        return found
+
+    def corrections_since(self, when: float) -> int:
+        """How many corrections came after ``when``, in seconds since 1970."""
+        found = 0
+        for path in self.paths():
+            try:
+                found += path.stat().st_mtime > when and _source(path) == "correction"
             except FileNotFoundError:
                 continue  # made room meanwhile
         return found
@@ -55,13 +71,13 @@ class ReplayBuffer:
         for leftover in self.folder.glob(".*.part"):  # of a process that was killed; the lock is ours
             leftover.unlink()
         known = self._find(item.utterance)
-        last = max((int(path.name[:10]) for path in self._paths()), default=0)
+        last = max((int(path.name[:10]) for path in self.paths()), default=0)
         target = known or self.folder / f"{last + 1:010d}-{_key(item.utterance)}{SUFFIX}"
         write_private(target, _bytes(item))
         self._bound(target)
 
     def _bound(self, newest: Path) -> None:
-        sizes = {path: path.stat().st_size for path in self._paths()}
+        sizes = {path: path.stat().st_size for path in self.paths()}
         if len(sizes) <= self.most and sum(sizes.values()) <= self.most_bytes:
             return
         order = sorted(
@@ -72,7 +88,8 @@ class ReplayBuffer:
             gone.unlink()
             del sizes[gone]
 
-    def _paths(self) -> list[Path]:
+    def paths(self) -> list[Path]:
+        """The utterances' files, oldest first."""
         return sorted(self.folder.glob(f"[0-9]*{SUFFIX}"))
 
     def _find(self, utterance: str) -> Path | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.errors import SettingsError
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 
 class LearnSettings(BaseModel):
@@ -32,12 +34,12 @@ class LearnSettings(BaseModel):
     seed: int = 0
 
 
-def read_settings(path: Path) -> LearnSettings:
-    """The settings in ``learn.json``, the defaults where there is none. Raises SettingsError."""
+def read_settings(path: Path, kind: type[Settings]) -> Settings:
+    """The settings of a JSON file, the defaults where there is none. Raises SettingsError."""
     if not path.is_file():
-        return LearnSettings()
+        return kind()
     try:
-        return LearnSettings.model_validate_json(path.read_text(encoding="utf-8"))
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
     except (ValidationError, UnicodeDecodeError) as error:
         told = "; ".join(
             f"{'.'.join(map(str, item['loc'])) or 'the file'}: {item['msg']}"

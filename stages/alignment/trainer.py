@@ -208,6 +208,7 @@ def read_out_all(
     outputs: list[ReadOut | None] = [None] * len(frames)
     order = sorted(range(len(frames)), key=lambda index: len(frames[index]))
     for start in range(0, len(order), batch_size):
+        between_steps()
         batch = order[start : start + batch_size]
         padded = pad_sequence([frames[index].float() for index in batch], batch_first=True)
         lengths = torch.tensor([len(frames[index]) for index in batch])

@@ -107,3 +107,12 @@ def untracked(adapters_project: Path, tmp_path: Path) -> Project:
     """A copy of the project with three adapters, without a store."""
     shutil.copytree(adapters_project, tmp_path / "project")
     return Project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def trained_device(tmp_path_factory: pytest.TempPathFactory, prepared_models: Any) -> Path:
+    """The agent's folder of a device whose base hears a few commands; not to be changed, see ``copy_device``."""
+    from tests.helpers_serve import train_device
+
+    folder = tmp_path_factory.mktemp("device")
+    return train_device(folder, prepared_models.encoder, prepared_models.llm).folder

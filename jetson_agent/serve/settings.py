@@ -1,0 +1,38 @@
+"""How the service answers and what it refuses; ``serve.json`` beside ``device.json`` holds what differs from the defaults."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ServeSettings(BaseModel):
+    """What may be turned."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    instruction: str = Field(
+        default="Answer the user in one short sentence.",
+        min_length=1,
+        description="What the LLM does with what was said.",
+    )
+    max_new_tokens: int = Field(default=64, gt=0, description="Longest reply.")
+    max_bytes: int = Field(default=10_000_000, gt=0, description="Largest recording that is taken, as it is sent.")
+    max_duration_s: float = Field(
+        default=29.0, gt=0, le=29.0, description="Longest utterance; Whisper's window is 30 s."
+    )
+    max_text: int = Field(default=500, gt=0, description="Longest correction, in characters.")
+    requests_per_minute: int = Field(default=120, gt=0, description="Of one address, of all kinds together.")
+    waiting: int = Field(
+        default=16, gt=0, description="Utterances that may be under way at once; others are told to wait."
+    )
+    idle_s: float = Field(default=120.0, gt=0, description="A stream that says nothing for so long is closed.")
+    recent: int = Field(default=50, gt=0, description="Utterances, in memory alone, that can still be corrected.")
+    learn_after: int = Field(
+        default=5, ge=0, description="Corrections after which an update begins; 0: never by itself."
+    )
+    confident: float | None = Field(
+        default=0.95,
+        gt=0,
+        le=1,
+        description="Utterances read with this confidence are remembered as they were heard; null: none.",
+    )
