@@ -29,7 +29,7 @@ COMMANDS = (
 )
 LEARNED = {"low": "en-us+m3", "high": "en-us+f2", "other": "en-gb-scotland+m5", "fourth": "en-us+f4"}
 """Voices that the base learns from; two more are of other people whom it has not heard."""
-EPOCHS = 25
+EPOCHS = 16
 OTHERS = {"dora": "en-us+f3", "eve": "en-us+m1"}
 
 
@@ -54,10 +54,13 @@ def train_device(folder: Path, encoder_folder: Path, llm_folder: Path) -> Home:
     from stages.models.llm import embedding_rows, llm_identity, load_tokenizer
 
     encoder, tokenizer = SpeechEncoder.load(encoder_folder), load_tokenizer(llm_folder)
-    items = [
-        LabelledUtterance(path.stem, user, "commands", text, "human", encoder.encode(load_audio(path, path.name)), None)
-        for user, text, path in speak(folder / "spoken", {**LEARNED, **OTHERS})
-    ]
+    silence = np.zeros(10_000, dtype=np.float32)  # 0.6 s, as before and after a person speaks
+    items = []
+    for user, text, path in speak(folder / "spoken", {**LEARNED, **OTHERS}):
+        samples = load_audio(path, path.name)
+        for name, heard in (("", samples), ("-quiet", np.concatenate([silence, samples, silence]))):
+            frames = encoder.encode(heard)
+            items.append(LabelledUtterance(path.stem + name, user, "commands", text, "human", frames, None))
     learned = [item for item in items if item.user in LEARNED]
     vocabulary = Vocabulary(()).grown(tokenizer, [item.text for item in learned])
     config = BridgeFormerConfig(encoder.width, read_identity(llm_folder).width, width=128, heads=4, feed_forward=256)

@@ -20,8 +20,8 @@ from stages.atomic import write_private
 from stages.errors import InputError
 
 OPEN = ("/app.js", "/capture.js", "/style.css", "/health", "/docs", "/redoc", "/openapi.json", "/static-offline-docs/")
-"""How paths begin that tell nothing of anybody: the page, which asks for the token itself, whether the service is up, its API."""
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+"""How paths begin that tell nothing of anybody: the page (it asks for the token itself), whether the service is up, its API."""
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 SUBPROTOCOL = "edgealign"
 BEARER = "edgealign.bearer."
 """A browser cannot send headers with a WebSocket, so that the token comes as a subprotocol."""
@@ -74,10 +74,7 @@ class Access:
     def _check(self, scope: Any) -> None:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get("host", "")
-        if (
-            self._token is None
-            and host.rpartition(":")[0 if ":" in host.rpartition("]")[2] else 2] not in LOOPBACK_NAMES
-        ):
+        if self._token is None and not _names_loopback(host):
             raise Refused(403, f"Host {host!r} is no name of this device's loopback: ask at http://127.0.0.1")
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
@@ -87,6 +84,15 @@ class Access:
         if self._token is not None and not hmac.compare_digest(_given(scope, headers), self._token):
             raise Refused(401, "needed the service's token: Authorization: Bearer ...")
         self._rate.check((scope.get("client") or ("unknown",))[0])
+
+
+def _names_loopback(host: str) -> bool:
+    """Whether a Host header is a name of loopback, with or without a port."""
+    try:
+        told = urlsplit(f"//{host}")
+        return told.hostname in LOOPBACK_NAMES and (told.port or 0) >= 0
+    except ValueError:  # no port is `80:80`
+        return False
 
 
 def _given(scope: Any, headers: dict[str, str]) -> str:

@@ -21,7 +21,9 @@ NEEDED = "pip install 'edgealign[serve]'"
 def run(home: Home, host: str, port: int, token_file: Path | None, certificate: Path | None, key: Path | None) -> None:
     """Serve. Raises SettingsError, InputError and ModelError before anything listens."""
     try:
+        import limits  # noqa: F401 - imported at use, where it would be too late to say so
         import uvicorn
+        import websockets  # noqa: F401 - without it, uvicorn knows no WebSocket
 
         from jetson_agent.serve.access import is_loopback, read_token
         from jetson_agent.serve.app import create_app

@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import soundfile
 
+from jetson_agent.home import Home
+from stages.alignment.adapter import read_record, save
 from tests.helpers_hosts import hosts
 from tests.helpers_serve import COMMANDS, Served, pcm, served, speak
 
@@ -138,10 +141,7 @@ def test_ten_people_at_once_each_get_their_own_answer(service: Served, said: dic
 def test_a_correction_is_on_the_disk_before_it_is_confirmed(
     trained_device: Path, said: dict[str, Path], tmp_path: Path
 ) -> None:
-    from jetson_agent.home import Home
-
     home = copy_device(trained_device, tmp_path / "agent")
-    [text, *_] = said
     with served(home, tmp_path / "log") as service:
         for number in range(5):
             heard = service.call("POST", "/v1/transcriptions", data=list(said.values())[number].read_bytes()).json()
@@ -155,10 +155,11 @@ def test_a_correction_is_on_the_disk_before_it_is_confirmed(
     numbers = ("zero", "one", "two", "three", "four")
     assert [item.text for item in items] == [f"turn on light {number} please" for number in numbers]
     assert {item.source for item in items} == {"correction"} and all(item.samples is not None for item in items)
-    with served(home, tmp_path / "again") as service:
-        assert service.call("GET", "/v1/status").json()["corrections"] == 5
-        gone = service.call("POST", "/v1/corrections", json={"utterance": items[0].utterance, "text": text})
-        assert gone.status_code == 404 and "say it again" in gone.json()["detail"]
+
+
+def test_what_it_does_not_remember_cannot_be_corrected(service: Served) -> None:
+    gone = service.call("POST", "/v1/corrections", json={"utterance": "0123456789abcdef", "text": "hello"})
+    assert gone.status_code == 404 and "say it again" in gone.json()["detail"]
 
 
 def test_it_learns_while_it_serves_and_drops_nothing(
@@ -213,64 +214,35 @@ def test_it_learns_while_it_serves_and_drops_nothing(
         assert again["version"] is None and again["text"] == heard[NEW[0]]["text"]
         refused = service.call("POST", "/v1/rollback", json={})
         assert refused.status_code == 422 and "nothing to roll back" in refused.json()["detail"]
-
-
-def test_what_another_program_puts_on_the_shelf_is_taken_up(
-    trained_device: Path, said: dict[str, Path], tmp_path: Path
-) -> None:
-    import numpy as np
-
-    from jetson_agent.home import Home
-    from stages.alignment.adapter import read_record, save
-
-    home = Home.open(copy_device(trained_device, tmp_path / "agent"))
-    record = read_record(home.device.base)
-    record.kind, record.method, record.base_sha256 = "personal", "shira", record.weights_sha256
-    save(tmp_path / "adapter", {"frame_shift": np.zeros(384, dtype=np.float16)}, record)
-    with served(home.folder, tmp_path / "log") as service:
-        home.shelf.take(tmp_path / "adapter", "pulled", {})
+        put_on_the_shelf(Home.open(home), tmp_path / "pulled")
         deadline = time.monotonic() + 30
-        while service.call("GET", "/v1/status").json()["version"] != 1:
+        while service.call("GET", "/v1/status").json()["version"] is None:  # what another program did is taken up
             assert time.monotonic() < deadline
             time.sleep(0.2)
-        text, path = next(iter(said.items()))
+        path = said[COMMANDS[0]]
         told = service.call("POST", "/v1/transcriptions", data=path.read_bytes()).json()
-        assert (told["version"], told["text"]) == (1, text)
+        assert told["version"] is not None and told["text"] == COMMANDS[0]
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(20) in (0, -signal.SIGTERM)
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-def test_a_token_is_asked_for_everywhere_but_on_the_page(
-    trained_device: Path, said: dict[str, Path], tmp_path: Path
-) -> None:
-    from websockets.exceptions import InvalidStatus
-
-    home = copy_device(trained_device, tmp_path / "agent")
-    body = next(iter(said.values())).read_bytes()
-    with served(home, tmp_path / "log", "--token-file", str(tmp_path / "token")) as service:
-        token = (tmp_path / "token").read_text().strip()
-        assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
-        for path in ("/", "/app.js", "/capture.js", "/style.css", "/health", "/docs", "/openapi.json"):
-            assert service.call("GET", path).status_code == 200, path
-        wrong = [None, "Bearer nonsense", f"Basic {token}", "Bearer ", f"Bearer {token}x", "Bearer é".encode()]
-        for given in wrong:
-            headers = {"Authorization": given} if given else {}
-            for method, path in (("GET", "/v1/status"), ("POST", "/v1/replies"), ("POST", "/v1/rollback")):
-                answer = service.call(method, path, headers=headers, data=body)
-                assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
-        good = {"Authorization": f"Bearer {token}"}
-        assert service.call("POST", "/v1/transcriptions", headers=good, data=body).status_code == 200
-        for names in ([], ["edgealign"], ["edgealign", "edgealign.bearer.nonsense"]):
-            with pytest.raises(InvalidStatus) as refused, service.talk(subprotocols=names or None):
-                pass
-            assert refused.value.response.status_code == 401
-        with service.talk(subprotocols=["edgealign", f"edgealign.bearer.{token}"]) as socket:
-            assert turn(socket, pcm(next(iter(said.values()))))[-1]["type"] == "done"
-        assert token not in service.log.read_text()
+def put_on_the_shelf(home: Home, folder: Path) -> None:
+    """A version that changes nothing."""
+    record = read_record(home.device.base)
+    record.kind, record.method, record.base_sha256 = "personal", "shira", record.weights_sha256
+    save(folder, {"frame_shift": np.zeros(384, dtype=np.float16)}, record)
+    home.shelf.take(folder, "pulled", {})
 
 
 def test_pages_of_strangers_may_not_use_it(service: Served) -> None:
     from websockets.exceptions import InvalidStatus
 
-    for headers in ({"Host": "evil.example"}, {"Host": "127.0.0.1.evil.example:80"}, {"Origin": "https://evil.example"}):
+    for headers in (
+        {"Host": "evil.example"},
+        {"Host": "127.0.0.1.evil.example:80"},
+        {"Origin": "https://evil.example"},
+    ):
         assert service.call("GET", "/v1/status", headers=headers).status_code == 403
         assert service.call("GET", "/", headers=headers).status_code == 403
     with pytest.raises(InvalidStatus) as refused, service.talk(origin="https://evil.example"):
@@ -295,41 +267,4 @@ def test_a_host_beside_it_gets_nothing_without_the_token(trained_device: Path, t
             assert ask() == "401"
             assert ask("-H", "Authorization: Bearer nonsense") == "401"
             assert ask("-H", f"Authorization: Bearer {token}") == "200"
-
-
-def test_too_many_requests_are_told_to_wait(trained_device: Path, said: dict[str, Path], tmp_path: Path) -> None:
-    home = copy_device(trained_device, tmp_path / "agent")
-    (home / "serve.json").write_text(json.dumps({"requests_per_minute": 5}))
-    with served(home, tmp_path / "log") as service:
-        found = [service.call("GET", "/v1/status") for _ in range(7)]
-        assert [answer.status_code for answer in found] == [200] * 5 + [429] * 2
-        assert "retry-after" in found[-1].headers
-        assert service.call("GET", "/health").status_code == 200
-
-
-def test_it_says_why_it_does_not_start(trained_device: Path, service: Served, tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    from tests.helpers_serve import ROOT
-
-    def start(*options: str) -> str:
-        line = [sys.executable, "-m", "jetson_agent", "serve", *options]
-        done = subprocess.run(line, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-        assert done.returncode == 1 and "Traceback" not in done.stderr
-        return done.stderr
-
-    home = copy_device(trained_device, tmp_path / "agent")
-    taken = service.address.rpartition(":")[2]
-    assert "Choose another --port" in start("--home", str(home), "--port", taken)
-    assert "Set the device up" in start("--home", str(tmp_path / "nobody"))
-    (home / "serve.json").write_text('{"max_bytes": "much"}')
-    assert "max_bytes" in start("--home", str(home), "--port", "0")
-
-
-def test_it_ends_when_it_is_told_to(trained_device: Path, tmp_path: Path) -> None:
-    home = copy_device(trained_device, tmp_path / "agent")
-    with served(home, tmp_path / "log") as service:
-        service.process.send_signal(signal.SIGTERM)
-        assert service.process.wait(20) in (0, -signal.SIGTERM)
-    assert "Traceback" not in (tmp_path / "log").read_text()
+            assert token not in service.log.read_text()

@@ -56,7 +56,8 @@ function connected() {
 async function listen() {
   if (audio) return;
   if (!navigator.mediaDevices) throw new Error("the browser gives a microphone to https and localhost alone");
-  const stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1 } });
+  const stream = await navigator.mediaDevices.getUserMedia({
+    audio: { channelCount: 1, echoCancellation: false, noiseSuppression: false } });
   audio = new AudioContext({ sampleRate: 16000 });
   await audio.audioWorklet.addModule("/capture.js");
   capture = new AudioWorkletNode(audio, "capture");
