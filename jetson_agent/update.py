@@ -16,10 +16,12 @@ Frames are not shifted to the base's mean, as ``personalize`` does: the shift wo
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,13 +31,13 @@ import numpy as np
 from jetson_agent.home import Home
 from jetson_agent.replay import Remembered
 from jetson_agent.settings import LearnSettings
-from stages.alignment.adapter import AdapterRecord, apply_update, load_base, load_personal, save
+from stages.alignment.adapter import AdapterRecord, apply_update, load_base, save
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.embedlink import EmbedLink
 from stages.alignment.metrics import word_errors
 from stages.alignment.personal import PersonalConfig, personalize
 from stages.alignment.vocabulary import Vocabulary, token_ids
-from stages.atomic import sha256_bytes
+from stages.atomic import sha256_bytes, sha256_file, write_private
 from stages.examples import to_examples
 from stages.guard import read_texts
 from stages.listener import Listener
@@ -75,11 +77,15 @@ def split(items: Sequence[Remembered]) -> tuple[list[Remembered], list[Remembere
     return [item for item in items if item.text and item.text not in texts], guard
 
 
+def fell(new: Wers, old: Wers) -> bool:
+    """Whether the user's WER fell."""
+    mine, before = new["own"], old["own"]
+    return mine is not None and before is not None and mine < before - 1e-9
+
+
 def better(new: Wers, old: Wers, tolerance: float) -> bool:
     """Whether the user's WER fell and other people's is at most ``tolerance`` above the old one."""
-    mine, before = new["own"], old["own"]
-    fell = mine is not None and before is not None and mine < before - 1e-9
-    return fell and harmless(new, old, tolerance)
+    return fell(new, old) and harmless(new, old, tolerance)
 
 
 def harmless(new: Wers, old: Wers, tolerance: float) -> bool:
@@ -104,7 +110,7 @@ class Learner:
         method = self.settings.method
         config = PersonalConfig(
             density=self.settings.density,
-            steps=self.settings.steps,
+            steps=self.settings.steps + round(self.settings.steps_per_utterance * len(own)),
             batch_size=self.settings.batch_size,
             learning_rate=self.settings.learning_rate,
             shift=False,
@@ -126,13 +132,17 @@ class Learner:
         apply_update(bridge, tensors, "shira")
         return bridge.eval()
 
-    def wer(self, bridge: BridgeFormer, items: Sequence[Any]) -> float | None:
-        """Word error rate on utterances; None where there is none."""
-        reader = Listener(bridge, self.vocabulary, self.record, self.link, self.tokenizer)
-        return word_errors([item.text for item in items], read_texts(reader, items)).wer if items else None
+    def reader(self, bridge: BridgeFormer) -> Listener:
+        """``bridge`` with all the words."""
+        return Listener(bridge, self.vocabulary, self.record, self.link, self.tokenizer)
 
     def _rows_of(self, text: str) -> Any:
         return self.vocabulary.rows_of(self.tokenizer, text)
+
+
+def wer(reader: Listener, items: Sequence[Any]) -> float | None:
+    """Word error rate on utterances; None where there is none."""
+    return word_errors([item.text for item in items], read_texts(reader, items)).wer if items else None
 
 
 def scaled(tensors: dict[str, np.ndarray], scale: float) -> dict[str, np.ndarray]:
@@ -161,31 +171,32 @@ def _adapt(home: Home) -> Outcome:
     learner = load_learner(device.base, device.llm, [item.text for item in learn], settings)
     replayed, judging = home.general()
     version = shelf.current()
-    used = learner.base if version is None else load_personal(version.folder, device.base)[0]
-
-    def judge(bridge: BridgeFormer) -> Wers:
-        return {"own": learner.wer(bridge, guard), "general": learner.wer(bridge, judging)}
-
-    by_base, by_used = judge(learner.base), judge(used)
+    base = Listener.load(device.base, device.llm)
+    used = Listener.load(device.base, device.llm, version.folder) if version else base
     # an adapter must not leave other people worse off than the base did, however little each round costs them
-    bar = {"own": by_used["own"], "general": by_base["general"]}
+    bar: Wers = {"own": wer(used, guard), "general": _general_wer(home, base, judging)}
     whole = learner.train(learn, learner.spelled(replayed))
+    harmful = False
     for scale in SCALES if "average" in settings.method else SCALES[:1]:
         tensors = scaled(whole, scale)
-        found = judge(learner.changed(tensors))
-        if better(found, bar, settings.tolerance):
-            break
+        reader = learner.reader(learner.changed(tensors))
+        found: Wers = {"own": wer(reader, guard), "general": None}
+        if fell(found, bar):  # else what it does to others does not matter
+            found["general"] = wer(reader, judging)
+            if harmless(found, bar, settings.tolerance):
+                break
+            harmful = True
+    taken = better(found, bar, settings.tolerance)
     figures = {
         "method": settings.method,
         "scale": scale,
         "utterances": len(learn),
         "judged": {"own": len(guard), "general": len(judging)},
-        "wer": {"base": by_base, "before": by_used, "after": found},
+        "wer": {"base": {"own": wer(base, guard), "general": bar["general"]}, "before": bar, "after": found},
         "seconds": round(time.perf_counter() - start, 2),
     }
-    if not better(found, bar, settings.tolerance):
-        harm = "other people's WER would be too far above the base's"
-        why = "it does not help the user" if harmless(found, bar, settings.tolerance) else harm
+    if not taken:
+        why = "other people's WER would be too far above the base's" if harmful else "it does not help the user"
         shelf.refuse(why, figures)
         return Outcome(False, why, figures)
     made = replace(
@@ -206,6 +217,17 @@ def _adapt(home: Home) -> Outcome:
         save(Path(folder) / "adapter", tensors, made)
         shelf.take(Path(folder) / "adapter", why, figures)
     return Outcome(True, why, figures)
+
+
+def _general_wer(home: Home, base: Listener, judging: Sequence[Any]) -> float | None:
+    """The base's WER on other people's utterances: computed once, kept beside them."""
+    key = sha256_bytes(f"{base.record.weights_sha256}{sha256_file(home.others)}".encode())[:16]
+    path = home.folder / "judged.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):  # whatever is wrong with it, it can be computed again
+        return json.loads(path.read_text(encoding="utf-8"))[key]
+    found = wer(base, judging)
+    write_private(path, json.dumps({key: found}).encode())
+    return found
 
 
 def load_learner(base_folder: Path, llm_folder: Path, texts: Sequence[str], settings: LearnSettings) -> Learner:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from jetson_agent.replay import Remembered, ReplayBuffer
-from jetson_agent.settings import read_settings
+from jetson_agent.settings import LearnSettings, read_settings
 from jetson_agent.shelf import Shelf
 from jetson_agent.update import LEAST_JUDGING, better, harmless, split
 from stages.errors import InputError, SettingsError
@@ -144,7 +144,7 @@ def test_settings_refuse_what_they_do_not_know(tmp_path: Path) -> None:
     ):
         path.write_text(content)
         with pytest.raises(SettingsError, match=told):
-            read_settings(path)
+            read_settings(path, LearnSettings)
 
 
 def test_killed_at_any_moment_nothing_is_lost_or_half(tmp_path: Path) -> None:
