@@ -8,7 +8,7 @@ import uuid
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.tracking.record import RECORD_TAG
+from stages.registered import RECORD_TAG
 
 EXPERIMENT = "edgealign"
 METRICS = ("wer", "cer", "base_wer", "train_seconds", "adapter_bytes")

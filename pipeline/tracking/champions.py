@@ -6,8 +6,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from pipeline.tracking.models import CHAMPION
 from pipeline.tracking.promotion import Champion, champion_of
+from stages.registered import CHAMPION
 
 QUERY = """
 SELECT a.name, a.version, t.key, t.value FROM registered_model_aliases a

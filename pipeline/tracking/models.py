@@ -22,8 +22,8 @@ from typing import Any
 
 from pipeline.tracking.record import Record
 from stages.atomic import sha256_bytes, sha256_file
+from stages.registered import CHALLENGER, model_name
 
-CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 FOLDER = "adapter"
 """Folder of a run's artifacts that a version points at."""
 
@@ -41,16 +41,6 @@ REQUIREMENTS = (
 """Distributions that ``code.zip`` and ``model_code.py`` import; a test loads an adapter with these alone."""
 
 EXAMPLE_SAMPLES = 1600
-
-
-def model_prefix(experiment: str) -> str:
-    """First part of the names of registered models, without what names and queries cannot hold."""
-    return re.sub(r"[/:'%]", "-", experiment)
-
-
-def model_name(experiment: str, cohort: str | None, user: str | None) -> str:
-    """Name of a user's registered model, or the base's. Slugs hold no dots, so no two users share one."""
-    return ".".join([model_prefix(experiment), *([cohort, user or ""] if cohort else ["base"])])
 
 
 @dataclass(frozen=True)

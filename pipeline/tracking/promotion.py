@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.project import Project
 from stages.errors import EdgealignError, InputError
+from stages.registered import RETRAIN
 
 if TYPE_CHECKING:
     from stages.alignment.record import AdapterRecord
 
 RULE_VERSION = 2
-RETRAIN = "retrain"
-"""Tag that an erasure leaves on versions of adapters that learned from the person."""
 T = TypeVar("T")
 
 

@@ -10,9 +10,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 VERSION = 1
-RECORD_TAG = "edgealign.record"
-"""Tag that makes sending repeatable: set as the run is created, looked for before another is."""
-
 _NAMESPACE = uuid.UUID("5f0f4c0e-6a56-5a3f-9a1c-6f5a3f6f1f10")
 
 

@@ -16,15 +16,14 @@ from typing import Any
 
 from pipeline.tracking.champions import embedded_champions
 from pipeline.tracking.lineage import lineage_tags
-from pipeline.tracking.models import CHAMPION, PAGE, PREVIOUS, create_version, model_name
+from pipeline.tracking.models import PAGE, create_version
 from pipeline.tracking.promotion import RULE_VERSION, Candidate, Champion, broken, candidates, champion_of, is_champion
 from pipeline.tracking.store import MlflowStore, pages, patience, redacted
 from pipeline.tracking.tracker import Tracker
 from stages.atomic import sha256_file
 from stages.errors import InputError, TrackingError
+from stages.registered import CHAMPION, PREVIOUS, WITHDRAWN, model_name
 
-WITHDRAWN = "withdrawn"
-"""Tag that a rollback leaves on the version that was champion: when, and why."""
 _WEIGHTS = "adapter/adapter.safetensors"
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 
-from pipeline.tracking.models import CHAMPION, PREVIOUS
-from pipeline.tracking.promotion import RETRAIN
-from pipeline.tracking.registry import WITHDRAWN, Registry
+from pipeline.tracking.registry import Registry
 from pipeline.tracking.tracker import Tracker
 from stages.errors import InputError
+from stages.registered import CHAMPION, PREVIOUS, RETRAIN, WITHDRAWN
 
 
 @dataclass(frozen=True)

@@ -6,43 +6,28 @@ Everything goes through ``MlflowClient(tracking_uri=...)``: MLflow's global trac
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from filelock import FileLock
 
+from jetson_agent.patience import PATIENCE, connect, patience
 from pipeline.tracking.models import register
-from pipeline.tracking.record import RECORD_TAG, Ancestor, Artifact, Record
+from pipeline.tracking.record import Ancestor, Artifact, Record
 from pipeline.tracking.troubles import RecordRefused, check_database, redacted, told
 from stages.atomic import sha256_bytes, sha256_file
 from stages.errors import TrackingError
+from stages.registered import RECORD_TAG
 
-PATIENCE = {
-    # MLflow's own defaults block one call for 247 s when the server is away
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": "60",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
-"""MLflow's behaviour while edgealign sends; it reads these at each call. The user's own values win."""
-
-CONNECT_S = 3.0
 log = logging.getLogger("edgealign.tracking")
 EXPERIMENT_TAG = "edgealign.experiment"
 """Tag of an experiment: a hash of the name under which it was made, so that one that was renamed is not made again."""
 _BATCH_METRICS, _BATCH_PAIRS = 800, 100  # MLflow takes 1000 items in one log_batch, of them 100 params and 100 tags
-_environment = threading.Lock()
 
 __all__ = [
     "PATIENCE",
@@ -64,20 +49,6 @@ class Store(Protocol):
     def send(self, record: Record) -> str:
         """Create or complete the record's run; its id. Raises TrackingError (try later) or RecordRefused (never)."""
         ...
-
-
-@contextmanager
-def patience() -> Iterator[None]:
-    """MLflow's settings for the time of a call, afterwards as before."""
-    with _environment:
-        before = dict(os.environ)
-        os.environ.update({key: value for key, value in PATIENCE.items() if key not in before})
-        try:
-            yield
-        finally:
-            for key in PATIENCE:
-                if key not in before:
-                    os.environ.pop(key, None)
 
 
 @contextmanager
@@ -299,14 +270,10 @@ def check_reachable(uri: str) -> None:
 
     MLflow itself would keep trying for minutes.
     """
-    address = urlsplit(uri)
-    if address.scheme not in ("http", "https"):
+    if not uri.startswith(("http://", "https://")):
         return
-    if not address.hostname:
-        raise TrackingError(f"tracking.uri {uri!r} names no host; needed something like http://HOST:5000")
     try:
-        port = address.port or (443 if address.scheme == "https" else 80)
-        socket.create_connection((address.hostname, port), timeout=CONNECT_S).close()
+        connect(uri)
     except (OSError, ValueError) as error:
         raise TrackingError(
             f"{redacted(uri)}: {error}. Start the server (mlflow/serve.sh there), or set tracking.uri in params.yaml"

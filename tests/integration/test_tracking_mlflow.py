@@ -13,10 +13,10 @@ import pytest
 
 from pipeline.project import Project
 from pipeline.settings import Tracking
-from pipeline.tracking.record import RECORD_TAG
 from pipeline.tracking.store import MlflowStore
 from pipeline.tracking.tracker import Tracker
 from stages.atomic import sha256_file
+from stages.registered import RECORD_TAG
 from tests.helpers_server import free_port, server
 
 pytestmark = pytest.mark.integration

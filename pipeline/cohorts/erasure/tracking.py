@@ -23,9 +23,7 @@ from pipeline.settings import Settings
 from pipeline.tracking.store import check_reachable, pages, patience, redacted
 from pipeline.tracking.sweep import collect, scrub
 from stages.errors import EdgealignError, TrackingError
-
-RETRAIN = "retrain"
-"""Tag of runs and model versions whose adapter learned from a person who was erased."""
+from stages.registered import RETRAIN
 
 PAGE = 1000
 
