@@ -87,8 +87,9 @@ def rollback(
 ) -> None:
     """Go back to the version before, or to the base alone."""
     from jetson_agent.home import Home
+    from jetson_agent.journal import roll_back
 
-    version = Home.open(home).shelf.rollback(why)
+    version = roll_back(Home.open(home), why)
     typer.echo(f"in use: {f'version {version.number}' if version else 'the base alone'}")
 
 

@@ -11,12 +11,13 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jetson_agent.outbox import Outbox
 from jetson_agent.replay import ReplayBuffer
-from jetson_agent.settings import LearnSettings, read_settings
+from jetson_agent.settings import LearnSettings, RolloutSettings, read_settings
 from jetson_agent.shelf import Shelf
 from stages.atomic import write_private
 from stages.errors import InputError
@@ -96,6 +97,24 @@ class Home:
     def settings(self) -> LearnSettings:
         return read_settings(self.folder / "learn.json", LearnSettings)
 
+    @property
+    def rollout(self) -> RolloutSettings:
+        return read_settings(self.folder / "rollout.json", RolloutSettings)
+
+    @property
+    def outbox(self) -> Outbox:
+        return Outbox(self.own / "outbox")
+
+    def outboxes(self) -> list[Outbox]:
+        """Everybody's on this device: what an earlier user's updates came to may still wait."""
+        return [Outbox(path) for path in sorted(self.folder.glob("*/*/outbox"))]
+
+    def changing(self) -> Any:
+        """The lock of whatever judges or changes the adapter in use: one at a time."""
+        from filelock import FileLock
+
+        return FileLock(str(self.own / ".adapt.lock"))
+
     def set_up(self, device: Device, general: list[LabelledUtterance]) -> None:
         """Write whose device this is, and the utterances of other people; the user's own folder stays as it is."""
         for name in (device.cohort, device.user):
@@ -157,6 +176,7 @@ class Home:
                     kept.append(item)
         if not dry_run:
             for path in folders:
+                Outbox(path / "outbox").erase()  # what is being sent this moment would arrive after it was forgotten
                 shutil.rmtree(path)
             if gone:
                 self._write_general(kept)

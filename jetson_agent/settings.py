@@ -1,11 +1,12 @@
-"""How a device keeps learning; ``learn.json`` beside ``device.json`` holds what differs from the defaults."""
+"""How a device keeps learning and follows the registry; ``learn.json`` and ``rollout.json`` beside ``device.json`` hold
+what differs from the defaults."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from stages.errors import SettingsError
 
@@ -35,6 +36,43 @@ class LearnSettings(BaseModel):
     tolerance: float = Field(default=0.01, ge=0, description="How far other people's WER may be above the base's.")
     ewc_weight: float = Field(default=1000.0, gt=0)
     seed: int = 0
+
+
+class RolloutSettings(BaseModel):
+    """Which registry the device follows, and how; ``rollout.json`` in the agent's folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    server: str = Field(default="", description="Address of the MLflow server; empty: the device follows none.")
+    experiment: str = Field(default="edgealign", min_length=1, description="tracking.experiment of the project.")
+    alias: str = Field(default="champion", min_length=1, description="The alias that says what is to be in use.")
+    canary_alias: str = Field(
+        default="canary",
+        description="Where a model bears it, its canary devices try that version; all others stay with the alias.",
+    )
+    device: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9_-]{0,64}$",
+        description="What this device is called in the registry. Name nobody: base versions keep it.",
+    )
+    share: float = Field(
+        default=0.2, gt=0, le=1, description="Share of the devices that take a version first, where its tag says none."
+    )
+    enough: float = Field(
+        default=0.5, gt=0, le=1, description="Share of the canary devices that must have passed before others follow."
+    )
+    tolerance: float = Field(
+        default=0.01, ge=0, description="How far the WER, the user's or others', may be above that of what is in use."
+    )
+
+    @field_validator("server")
+    @classmethod
+    def _no_secret(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("needed an address as http://HOST:5000")
+        if "@" in value:
+            raise ValueError("no account in the address: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+        return value.rstrip("/")
 
 
 def read_settings(path: Path, kind: type[Settings]) -> Settings:

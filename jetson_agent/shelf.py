@@ -35,7 +35,7 @@ class Event:
     """One line of the history: ``number`` is in use from then on (None: the base alone)."""
 
     when: float  # seconds since 1970
-    what: str  # "taken", "refused" or "rolled back"
+    what: str  # "taken", "refused", "rolled back" or "withdrawn"
     number: int | None
     why: str
     figures: dict[str, Any] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Shelf:
         return FileLock(str(self.folder / ".lock"))
 
     def _version(self, entry: dict[str, Any]) -> Version:
-        return Version(entry["number"], self.folder / f"{entry['number']:06d}", entry["sha256"])
+        return Version(entry["number"], self.folder_of(entry["number"]), entry["sha256"])
 
     def current(self) -> Version | None:
         """The version in use, its weights' hash checked; the newest whole one where it was damaged, None: base alone."""
@@ -79,7 +79,7 @@ class Shelf:
         with self._lock():
             state = self._state()
             number = state["last"] + 1
-            target = self.folder / f"{number:06d}"
+            target = self.folder_of(number)
             shutil.rmtree(target, ignore_errors=True)  # of a take that was cut off before it counted
             with atomic_folder(target) as temporary:
                 for name in ("adapter.safetensors", "adapter.json"):
@@ -109,11 +109,36 @@ class Shelf:
             self._write(state, Event(time.time(), "rolled back", number, why))
         return self.current()
 
+    def withdraw(self, sha256: str, why: str, figures: dict[str, Any]) -> Version | None:
+        """Drop every version with these weights, wherever it stands; what is in use then."""
+        with self._lock():
+            state = self._state()
+            state["stack"] = [entry for entry in state["stack"] if entry["sha256"] != sha256]
+            number = state["stack"][-1]["number"] if state["stack"] else None
+            self._write(state, Event(time.time(), "withdrawn", number, why, figures))
+        return self.current()
+
+    def holds(self, sha256: str) -> bool:
+        """Whether a version with these weights is in use, or can be gone back to."""
+        return any(entry["sha256"] == sha256 for entry in self._state()["stack"])
+
+    def folder_of(self, number: int) -> Path:
+        """Where a version lies, as long as it can be gone back to."""
+        return self.folder / f"{number:06d}"
+
     def history(self) -> list[Event]:
         """What happened, oldest first."""
         return [Event(**event) for event in self._state()["events"]]
 
+    def journal(self, after: int) -> list[tuple[int, Event]]:
+        """The events since the first ``after``, each with its number from 1 up; of those the last EVENTS at most."""
+        state = self._state()
+        first = state.get("count", len(state["events"])) - len(state["events"]) + 1
+        numbered = enumerate((Event(**event) for event in state["events"]), first)
+        return [(number, event) for number, event in numbered if number > after]
+
     def _write(self, state: dict[str, Any], event: Event) -> None:
+        state["count"] = state.get("count", len(state["events"])) + 1
         state["events"] = [*state["events"], asdict(event)][-EVENTS:]
         write_private(self.pointer, json.dumps(state, indent=2).encode())
         kept = {f"{entry['number']:06d}" for entry in state["stack"]}

@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from jetson_agent.home import Home
+from jetson_agent.journal import note
 from jetson_agent.replay import Remembered
 from jetson_agent.settings import LearnSettings
 from stages.alignment.adapter import AdapterRecord, apply_update, load_base, save
@@ -152,13 +153,12 @@ def scaled(tensors: dict[str, np.ndarray], scale: float) -> dict[str, np.ndarray
 
 def adapt(home: Home) -> Outcome:
     """Learn once from the replay buffer, after any other process that does. Raises InputError: the device is not set up."""
-    from filelock import FileLock
-
-    own = home.own
-    with FileLock(str(own / ".adapt.lock")):
-        for leftover in own.glob("edgealign-adapt-*"):  # of a process that was killed
+    with home.changing():
+        for leftover in home.own.glob("edgealign-adapt-*"):  # of a process that was killed
             shutil.rmtree(leftover, ignore_errors=True)
-        return _adapt(home)
+        outcome = _adapt(home)
+        note(home)
+        return outcome
 
 
 def _adapt(home: Home) -> Outcome:
@@ -191,6 +191,7 @@ def _adapt(home: Home) -> Outcome:
         "method": settings.method,
         "scale": scale,
         "utterances": len(learn),
+        "corrections": sum(item.source == "correction" for item in [*learn, *guard]),
         "judged": {"own": len(guard), "general": len(judging)},
         "wer": {"base": {"own": wer(base, guard), "general": bar["general"]}, "before": bar, "after": found},
         "seconds": round(time.perf_counter() - start, 2),
