@@ -11,11 +11,12 @@ from typing import Annotated, Optional
 
 import typer
 
-from jetson_agent import cli_learn, cli_serve
+from jetson_agent import cli_learn, cli_rollout, cli_serve
 from stages.errors import EdgealignError
 
 app = typer.Typer(help="The device side of edgealign.", no_args_is_help=True, add_completion=False)
 cli_learn.register(app)
+cli_rollout.register(app)
 app.command()(cli_serve.serve)
 
 Head = Annotated[Optional[str], typer.Option(help="HOST:PORT of the Ray head.")]  # noqa: UP045 - typer reads it

@@ -25,13 +25,17 @@ def setup(
     project: Annotated[Path, typer.Option(help="An edgealign project whose `dvc repro` is done.")],
     cohort: Annotated[str, typer.Option(help="The user's cohort.")],
     user: Annotated[str, typer.Option(help="The user.")],
+    server: Annotated[
+        Optional[str],  # noqa: UP045 - as above
+        typer.Option(help="Address of the MLflow server to follow (default: tracking.uri of the project)."),
+    ] = None,
     home: HomeFolder = None,
 ) -> None:
     """Say whose device this is; take models, base, general utterances and the user's adapter from a project."""
     from jetson_agent.home import Home
 
     found = Home.open(home)
-    found.setup(project, cohort, user)
+    found.setup(project, cohort, user, server)
     version = found.shelf.current()
     learned, judging = found.general()
     in_use = f"version {version.number}" if version else "the base alone"
@@ -132,5 +136,6 @@ def status(home: HomeFolder = None) -> None:
         "remembered": len(items),
         "corrections": sum(item.source == "correction" for item in items),
         "method": found.settings.method,
+        "outbox": found.waiting(),
     }
     typer.echo(json.dumps(told))

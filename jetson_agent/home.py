@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from jetson_agent.outbox import Outbox
 from jetson_agent.replay import ReplayBuffer
 from jetson_agent.settings import LearnSettings, RolloutSettings, read_settings
 from jetson_agent.shelf import Shelf
 from stages.atomic import write_private
-from stages.errors import InputError
+from stages.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
     from stages.examples import LabelledUtterance
@@ -127,10 +129,11 @@ class Home:
         told = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(device).items()}
         write_private(self.folder / "device.json", (json.dumps(told, indent=2) + "\n").encode())
 
-    def setup(self, project: Path, cohort: str, user: str) -> Device:
+    def setup(self, project: Path, cohort: str, user: str, server: str | None = None) -> Device:
         """Set the device up from a project whose ``dvc repro`` is done. Raises InputError where parts of it are missing.
 
-        Where the project holds a personal adapter of the user, it is the first version on an empty shelf.
+        Where the project holds a personal adapter of the user, it is the first version on an empty shelf. The device follows
+        the registry at ``server``, else the project's own server; what stands in rollout.json already stays but for that.
         """
         project = project.resolve()
         base = project / "artifacts" / "adapters" / "base"
@@ -142,6 +145,8 @@ class Home:
 
         told = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
         padding_s = float(told["features"]["padding_s"])
+        tracking = told.get("tracking") or {}
+        self.enrol(server or str(tracking.get("uri") or ""), str(tracking.get("experiment") or "edgealign"))
         device = Device(cohort, user, models / "encoder", models / "llm", base, padding_s)
         self.set_up(device, [item for item in held_out_of(project) if (item.cohort, item.user) != (cohort, user)])
         personal = project / "artifacts" / "adapters" / cohort / user
@@ -151,6 +156,32 @@ class Home:
             load_personal(personal, base)  # whole, and made for this base
             self.shelf.take(personal, f"set up from {project.name}", {})
         return device
+
+    def enrol(self, server: str, experiment: str) -> None:
+        """Follow the registry at an address, under a name that tells nobody; without an address nothing changes.
+
+        Raises SettingsError where the address is none.
+        """
+        if not server or server.startswith("sqlite:"):  # a project's own file is no registry for devices
+            return
+        device = self.rollout.device or f"device-{secrets.token_hex(4)}"
+        told = self.following(server).model_dump() | {"experiment": experiment, "device": device}
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_private(self.folder / "rollout.json", (json.dumps(told, indent=2) + "\n").encode())
+
+    def following(self, server: str | None = None, alias: str | None = None) -> RolloutSettings:
+        """``rollout.json`` with these in place of its own. Raises SettingsError."""
+        given = {key: value for key, value in {"server": server, "alias": alias}.items() if value}
+        try:
+            return RolloutSettings.model_validate(self.rollout.model_dump() | given)
+        except ValidationError as error:
+            raise SettingsError("; ".join(f"{item['loc'][0]}: {item['msg']}" for item in error.errors())) from error
+
+    def waiting(self) -> dict[str, int]:
+        """How much waits to be told to the registry: entries and bytes, and entries that it refused."""
+        sizes = [outbox.size() for outbox in self.outboxes()]
+        told = {name: sum(getattr(size, name) for size in sizes) for name in ("entries", "bytes")}
+        return {**told, "refused": sum(size.aside for size in sizes)}
 
     def _write_general(self, items: list[LabelledUtterance]) -> None:
         from safetensors.numpy import save

@@ -19,7 +19,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from stages.atomic import atomic_folder, write_private
 from stages.errors import EdgealignError, InputError
 
-FILES = ("adapter.safetensors", "adapter.json")
 SEND_WAIT_S = 60.0
 """How long a sender waits for another one that sends."""
 
@@ -78,12 +77,11 @@ class Outbox:
                 shutil.rmtree(leftover, ignore_errors=True)
             last = max((int(path.name[:10]) for path in there), default=0)
             with atomic_folder(self.folder / f"{last + 1:010d}-{entry.kind}-{entry.key[:24]}") as temporary:
-                for name in FILES if files else ():
-                    assert files is not None
-                    shutil.copyfile(files / name, temporary / name)
-                    (temporary / name).chmod(0o600)
-                (temporary / "entry.json").touch(0o600)
+                if files is not None:
+                    _copy(files, temporary)
                 (temporary / "entry.json").write_text(entry.model_dump_json(indent=2), encoding="utf-8")
+                for path in temporary.iterdir():
+                    path.chmod(0o600)
 
     def waiting(self) -> list[Waiting]:
         """What waits, oldest first; an entry that cannot be read is put aside."""
@@ -168,6 +166,14 @@ class Outbox:
 
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return FileLock(str(self.folder / name), timeout=timeout_s)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """An adapter without the names of the recordings that it learned from: they are hashes of what was said aloud."""
+    shutil.copyfile(source / "adapter.safetensors", target / "adapter.safetensors")
+    record = json.loads((source / "adapter.json").read_text(encoding="utf-8"))
+    record |= {key: [] for key in ("train_utterances", "held_out_utterances") if key in record}
+    (target / "adapter.json").write_text(json.dumps(record, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _read(folder: Path) -> Entry:

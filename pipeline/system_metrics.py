@@ -14,7 +14,8 @@ from typing import Any
 
 import psutil
 
-from pipeline.tracking.record import finite, now_ms
+from pipeline.tracking.record import now_ms
+from stages.flat import finite
 
 log = logging.getLogger("edgealign.tracking")
 

@@ -15,6 +15,8 @@ WITHDRAWN = "withdrawn"
 RETRAIN = "retrain"
 """Tag that an erasure leaves on versions of adapters that learned from the person."""
 
+PERSONAL_TEXT = "Personal speech adapter of one user; see docs/compare.md."
+
 
 def model_prefix(experiment: str) -> str:
     """First part of the names of registered models, without what names and queries cannot hold."""

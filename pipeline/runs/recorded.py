@@ -15,8 +15,8 @@ from pipeline.cluster.work import Result
 from pipeline.runs.common import Context
 from pipeline.runs.inputs import inputs_of
 from pipeline.system_metrics import SystemMetrics
-from pipeline.tracking.record import finite, flatten
 from pipeline.tracking.tracker import Run
+from stages.flat import finite, flatten
 
 log = logging.getLogger("edgealign.tracking")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.tracking.record import flatten
+from stages.flat import flatten
 
 UNKNOWN = "unknown"
 EXPERIMENT = {"dvc_experiment": "DVC_EXP_NAME", "dvc_baseline": "DVC_EXP_BASELINE_REV"}

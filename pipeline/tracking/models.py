@@ -22,12 +22,11 @@ from typing import Any
 
 from pipeline.tracking.record import Record
 from stages.atomic import sha256_bytes, sha256_file
-from stages.registered import CHALLENGER, model_name
+from stages.registered import CHALLENGER, PERSONAL_TEXT, model_name
 
 FOLDER = "adapter"
 """Folder of a run's artifacts that a version points at."""
 
-PERSONAL_TEXT = "Personal speech adapter of one user; see docs/compare.md."
 BASE_TEXT = "Base speech adapter that the personal ones change; see docs/compare.md."
 PAGE = 1000
 

@@ -89,6 +89,6 @@ def opened(project: Project, registry: Registry | None, reference: Reference) ->
 
 def settings_of(record: Any) -> dict[str, Any]:
     """What was set for an adapter's training, flat; the key of its inputs is none of it."""
-    from pipeline.tracking.record import flatten
+    from stages.flat import flatten
 
     return {name: value for name, value in flatten(record.settings).items() if name != "key"}

@@ -21,8 +21,6 @@ from pipeline.tracking.record import (
     Ancestor,
     Dataset,
     Record,
-    finite,
-    flatten,
     fresh_name,
     now_ms,
     settled_name,
@@ -31,6 +29,7 @@ from pipeline.tracking.spool import Spool
 from pipeline.tracking.store import MlflowStore, RecordRefused, Store, check_reachable, create_embedded
 from stages.atomic import sha256_file
 from stages.errors import TrackingError
+from stages.flat import finite, flatten
 
 log = logging.getLogger("edgealign.tracking")
 

@@ -1,0 +1,223 @@
+"""``edgealign-agent pull``: follow the registry's alias, a canary share of the devices first, and go back where it got worse.
+
+What is in use changes only after the new version was downloaded whole, its hashes fit, and this device's own guard (the
+user's held-out corrections, other people's utterances) found it no worse. The verdict goes to the registry as a tag.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+
+from jetson_agent.canary import DEVICE, FAILED, Decision, decide, devices_of, first, halted, share_of
+from jetson_agent.home import Home
+from jetson_agent.journal import note
+from jetson_agent.registry import Found, Model, Registry, iso
+from jetson_agent.settings import RolloutSettings
+from jetson_agent.shelf import Event
+from stages.errors import InputError, TrackingError
+from stages.registered import RETRAIN, WITHDRAWN, model_name
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a push did: told and waiting entries; what stopped it, empty where nothing did."""
+
+    told: int
+    waiting: int
+    aside: int
+    problem: str = ""
+
+
+def push(home: Home, settings: RolloutSettings, registry: Registry | None = None) -> Sent:
+    """Tell the registry everything that waits, oldest first, each once; what could not be told waits on, and is told of.
+
+    Raises OSError where the disk does not take what happened since the last call.
+    """
+    told, problem = 0, ""
+    note(home)
+    try:
+        registry = registry or Registry(settings)
+        for outbox in home.outboxes():
+            told += outbox.replay(registry.tell)
+    except (TrackingError, InputError) as error:
+        problem = str(error)
+    except Timeout:
+        problem = "another process is sending"
+    sizes = [outbox.size() for outbox in home.outboxes()]
+    return Sent(told, sum(size.entries for size in sizes), sum(size.aside for size in sizes), problem)
+
+
+def pull(home: Home, settings: RolloutSettings, tell: Tell, *, dry_run: bool = False, again: bool = False) -> bool:
+    """Bring the device to what the registry says; False where its guard refused it. ``tell`` gets a line for each step.
+
+    ``again`` tries a version, too, that this device refused or left before. Raises InputError and TrackingError: then what is
+    in use is as it was.
+    """
+    device, registry = home.device, Registry(settings)
+    if device.user in settings.device.split("-"):
+        raise InputError(
+            f"the device is called {settings.device!r}, which names its user. Name nobody: `device` in rollout.json."
+        )
+    if not dry_run:
+        _told(push(home, settings, registry), tell)
+    with home.changing():
+        for leftover in home.own.glob("edgealign-pull-*"):  # of a process that was killed
+            _remove(leftover)
+        good = _Pull(home, registry, settings, tell, dry_run).user(again)
+    if not dry_run:
+        _told(push(home, settings, registry), tell)
+    return good
+
+
+class _Pull:
+    def __init__(self, home: Home, registry: Registry, settings: RolloutSettings, tell: Tell, dry_run: bool) -> None:
+        self.home, self.registry, self.settings, self.tell = home, registry, settings, tell
+        self.dry_run, self.device, self.shelf = dry_run, home.device, home.shelf
+
+    def user(self, again: bool) -> bool:
+        """Follow the alias of the user's model."""
+        name = model_name(self.settings.experiment, self.device.cohort, self.device.user)
+        model = self.registry.model(name)
+        if model is None:
+            raise InputError(
+                f"{self.settings.server}: no registered model {name}. `dvc repro` in the project registers it, `edgealign "
+                f"adapters promote {self.device.cohort}/{self.device.user}` gives it the alias."
+            )
+        try:
+            went_back = self._go_back(model)
+            version = self._target(model)
+            return self._follow(model, version, again or went_back)
+        finally:
+            self._say_state(model)
+
+    def _go_back(self, model: Model) -> bool:
+        """Leave every version that was halted or taken out of use meanwhile; whether there was any."""
+        found = False
+        for version in model.versions.values():
+            why = halted(version.tags)
+            why = f"halted: {why}" if why else version.tags.get(WITHDRAWN, "")
+            if not why or not version.sha256 or not self.shelf.holds(version.sha256):
+                continue
+            found = True
+            if self.dry_run:
+                self.tell(f"would leave version {version.version} ({why})")
+                continue
+            left = {"model": model.name, "version": version.version, "sha256": version.sha256}
+            now = self.shelf.withdraw(version.sha256, why, {"left": left})
+            self.tell(f"left version {version.version} ({why}); in use: {f'{now.number}' if now else 'the base alone'}")
+        return found
+
+    def _target(self, model: Model) -> Found:
+        """The version that this device is to have: the canary alias's where it is one of its canaries, else the alias's."""
+        trial = model.versions.get(model.aliases.get(self.settings.canary_alias, ""))
+        if trial is not None and not halted(trial.tags):
+            share = share_of(trial.tags, self.settings.share)
+            if self.settings.device in first({*devices_of(model.tags), self.settings.device}, trial.key, share):
+                return trial
+        found = model.versions.get(model.aliases.get(self.settings.alias, ""))
+        if found is None:
+            there = ", ".join(f"{alias} (version {number})" for alias, number in sorted(model.aliases.items()))
+            raise InputError(
+                f"{model.name}: bears no alias {self.settings.alias!r}; there is: {there or 'none'}. `edgealign adapters "
+                f"promote {self.device.cohort}/{self.device.user}` makes a champion; --alias follows another alias."
+            )
+        return found
+
+    def _follow(self, model: Model, version: Found, again: bool) -> bool:
+        current = self.shelf.current()
+        if current is not None and current.sha256 == version.sha256:
+            self.tell(f"version {version.version} is in use: nothing to do")
+            return True
+        before = _last(self.shelf.history())
+        if before is not None and before.figures["pulled"]["sha256"] == version.sha256 and not again:
+            left = "what is in use came after it" if before.what == "taken" else before.why
+            self.tell(
+                f"version {version.version} was {before.what} on {iso(before.when)} ({left}): --again tries it once more"
+            )
+            return True
+        decision = self._decide(model, version)
+        if decision.what != "take":
+            self.tell(
+                f"version {version.version} {'waits' if decision.what == 'wait' else 'is halted'}: {decision.why}"
+            )
+            return True
+        if version.tags.get(RETRAIN):
+            raise InputError(
+                f"version {version.version} learned from a person who was erased since ({version.tags[RETRAIN]}): not taken"
+            )
+        in_use = f"version {current.number} of the shelf" if current else "the base alone"
+        if self.dry_run:
+            self.tell(
+                f"would check and judge version {version.version} ({version.sha256[:12]}, {decision.why}); in use: {in_use}"
+            )
+            return True
+        with tempfile.TemporaryDirectory(prefix="edgealign-pull-", dir=self.home.own) as folder:
+            return self._try(version, self.registry.fetch(version, Path(folder)), current.folder if current else None)
+
+    def _decide(self, model: Model, version: Found) -> Decision:
+        share = share_of(version.tags, self.settings.share)
+        known = devices_of(model.tags)
+        return decide(self.settings.device, version.key, version.tags, known, share, self.settings.enough)
+
+    def _try(self, version: Found, folder: Path, used: Path | None) -> bool:
+        from jetson_agent.judge import check, judge, verdict
+
+        device = self.device
+        try:
+            check(folder, version.sha256, device.base, device.cohort, device.user)
+        except InputError as error:
+            raise InputError(f"{version.model}, version {version.version}: {error}") from None
+        start = time.perf_counter()
+        figures = judge(self.home, device, used, folder, device.base)
+        said, why = verdict(figures, self.settings.tolerance)
+        pulled = {"model": version.model, "version": version.version, "sha256": version.sha256}
+        figures |= {"pulled": pulled, "verdict": said, "seconds": round(time.perf_counter() - start, 2)}
+        if said == FAILED:
+            self.shelf.refuse(why, figures)
+        else:
+            self.shelf.take(folder, why, figures)
+        self.tell(f"version {version.version} {'refused' if said == FAILED else 'taken'}: {why}")
+        return said != FAILED
+
+    def _say_state(self, model: Model) -> None:
+        """What this device has in use, as a tag of the model: the others learn of this device by it."""
+        if self.dry_run:
+            return
+        current = self.shelf.current()
+        digest = current.sha256 if current else None
+        known = next((item.version for item in model.versions.values() if digest and item.sha256 == digest), None)
+        told: dict[str, Any] = {"version": known, "sha256": digest, "when": iso(time.time())}
+        self.registry.set_model_tag(model.name, DEVICE + self.settings.device, json.dumps(told))
+
+
+def _last(events: list[Event]) -> Event | None:
+    """The newest event of a version from the registry; None where that version was left for its halt: it may come again."""
+    for event in reversed(events):
+        if event.what == "withdrawn":
+            return None
+        if "pulled" in event.figures:
+            return event
+    return None
+
+
+def _told(sent: Sent, tell: Tell) -> None:
+    if sent.told or sent.problem:
+        tell(
+            f"told the registry {sent.told} thing(s), {sent.waiting} wait{f': {sent.problem}' if sent.problem else ''}"
+        )
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
