@@ -14,55 +14,22 @@ from jetson_agent.replay import Remembered
 from jetson_agent.update import adapt
 from stages.alignment.adapter import read_record
 from stages.errors import InputError
-from stages.examples import LabelledUtterance
 from tests.helpers_alignment import WORDS, spoken
-
-LEARN = {"steps": 40, "learning_rate": 0.02, "density": 0.1, "tolerance": 0.02}
-"""For a base of some thousand weights."""
+from tests.helpers_rollout import LEARN, correct, make_home, tiny_models
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Device:
-    from pipeline.project import Project
-    from tests.helpers_adapters import _write_base, _write_llm
-
-    project = Project(tmp_path_factory.mktemp("models"))
-    project.llm.mkdir(parents=True)
-    _write_llm(project)
-    _write_base(project)
-    return Device("home", "ann", project.encoder, project.llm, project.base_adapter, 0.5)
+    return tiny_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture
 def home(models: Device, tmp_path: Path) -> Home:
-    found = Home.open(tmp_path / "agent")
-    general = [
-        LabelledUtterance(
-            f"{user}-{item.utterance}",
-            user,
-            "others",
-            item.text,
-            "human",
-            item.frames.numpy().astype(np.float16),
-            None,
-        )
-        for place, user in enumerate(("dora", "eve", "finn", "gus"))
-        for item in spoken(10, seed=50 + place)
-    ]
-    found.set_up(models, general)
-    tell(found, **LEARN)
-    return found
+    return make_home(tmp_path / "agent", models)
 
 
 def tell(home: Home, **settings: object) -> None:
     (home.folder / "learn.json").write_text(json.dumps(settings))
-
-
-def correct(home: Home, count: int = 30, *, seed: int = 7, text: str | None = None) -> None:
-    """What somebody with another voice really said; ``text``: they say it of everything."""
-    for item in spoken(count, seed=seed, turn=0.45):
-        frames = item.frames.numpy().astype(np.float16)
-        home.replay.add(Remembered(f"{seed}-{item.utterance}", None, frames, "", text or item.text, "correction", 0.5))
 
 
 @pytest.mark.parametrize("method", ["replay+average", "replay", "average", "ewc", "none"])

@@ -1,0 +1,260 @@
+"""Roll-out by alias against a real MLflow server: checked, judged on the device, canaries first, halted where it got worse."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from jetson_agent.canary import DEVICE, GUARD, HALTED, SHARE, first, verdicts
+from jetson_agent.cli import app
+from jetson_agent.home import Device, Home
+from jetson_agent.rollout import pull, push
+from jetson_agent.update import adapt
+from stages.errors import InputError, TrackingError
+from tests.helpers_rollout import changed, copies, correct, follow, make_home, publish, tiny_models
+from tests.helpers_server import ROOT, free_port, plain_environment, server
+
+pytestmark = pytest.mark.integration
+
+
+@dataclass
+class World:
+    """A server, the tiny models, and an adapter that helps whoever speaks as in ``correct``."""
+
+    uri: str
+    folder: Path  # of the server
+    models: Device
+    good: Path
+    place: Path  # for the projects that register
+
+    @property
+    def client(self) -> Any:
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    def tags(self, user: str, version: str) -> dict[str, str]:
+        return dict(self.client.get_model_version(f"edgealign.home.{user}", version).tags)
+
+    def publish(self, user: str, scale: float = 1.0, *, alias: str = "champion", **record: Any) -> str:
+        """Register an adapter of a user: the good one, its change ``scale`` times as large."""
+        name = f"{user}-{scale}-{len(list(self.place.iterdir()))}"
+        made = changed(self.good, self.place / name, scale, **{"user": user, **record})
+        return publish(self.uri, made, user, alias=alias, place=self.place / f"{name}-project")
+
+    def device(self, folder: Path, user: str, name: str = "kitchen-1", **settings: Any) -> Home:
+        """A user's device that follows the server; its user has corrected something."""
+        home = make_home(folder / name, replace(self.models, user=user))
+        correct(home)
+        return follow(home, self.uri, name, **settings)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("rollout")
+    models = tiny_models(folder / "models")
+    teacher = make_home(folder / "teacher", models)
+    correct(teacher)
+    assert adapt(teacher).taken
+    version = teacher.shelf.current()
+    assert version is not None
+    (folder / "place").mkdir()
+    with server(folder, free_port()) as uri:
+        yield World(uri, folder, models, version.folder, folder / "place")
+
+
+def run(home: Home, **options: Any) -> tuple[bool, str]:
+    lines: list[str] = []
+    done = pull(home, home.rollout, lines.append, **options)
+    return done, "\n".join(lines)
+
+
+def in_use(home: Home) -> str | None:
+    current = home.shelf.current()
+    return current.sha256 if current else None
+
+
+def test_a_device_takes_the_champion_once(world: World, tmp_path: Path) -> None:
+    version = world.publish("ann")
+    home = world.device(tmp_path, "ann")
+    before = sorted(path for path in home.folder.rglob("*"))
+    done, told = run(home, dry_run=True)
+    assert done and f"would check and judge version {version}" in told
+    assert sorted(path for path in home.folder.rglob("*") if path.name != ".adapt.lock") == before
+    assert not [tag for tag in world.tags("ann", version) if tag.startswith(GUARD)]
+
+    done, told = run(home)
+    assert done and f"version {version} taken" in told
+    tags = world.tags("ann", version)
+    assert in_use(home) == tags["adapter_sha256"]
+    verdict = verdicts(tags)["kitchen-1"]
+    assert verdict["verdict"] == "passed"
+    assert verdict["wer"]["after"]["own"] < verdict["wer"]["before"]["own"]
+    model = world.client.get_registered_model("edgealign.home.ann")
+    assert json.loads(model.tags[DEVICE + "kitchen-1"])["version"] == version
+
+    events = home.shelf.history()
+    done, told = run(home)
+    assert done and told == f"version {version} is in use: nothing to do"
+    assert home.shelf.history() == events
+
+    home.shelf.rollback("stumbles")  # by its user, who is not overruled
+    assert "--again" in run(home)[1]
+    assert in_use(home) is None
+    assert run(home, again=True)[0] and in_use(home) == tags["adapter_sha256"]
+
+
+def test_what_is_not_what_was_registered_is_refused(world: World, tmp_path: Path) -> None:
+    first_version = world.publish("bob", 0.9)
+    home = world.device(tmp_path, "bob")
+    assert run(home)[0]
+    used = in_use(home)
+    assert used == world.tags("bob", first_version)["adapter_sha256"]
+
+    def refused(match: str) -> None:
+        with pytest.raises(InputError, match=match):
+            run(home)
+        assert in_use(home) == used
+        assert not list(home.own.glob("edgealign-pull-*"))
+
+    world.publish("bob", 1.0, base_sha256="0" * 64)
+    refused("made for the base 000000000000, this device has")
+    wrong = changed(world.good, tmp_path / "wrong", 1.1, user="eve")
+    publish(world.uri, wrong, "bob", place=tmp_path / "wrong-project")
+    refused("adapter of home/eve, this is the device of home/bob")
+    tampered = world.publish("bob", 1.2)
+    source = world.client.get_model_version("edgealign.home.bob", tampered).source
+    [path] = (world.folder / "server").glob(f"**/{source.partition(':')[2].strip('/')}/adapter.safetensors")
+    path.write_bytes(path.read_bytes()[:-2] + b"\0\0")
+    refused("its weights have the hash .*, its adapter.json says")
+    world.client.set_model_version_tag("edgealign.home.bob", tampered, "retrain", "erasure e-1")
+    refused("erased")
+    world.client.delete_registered_model_alias("edgealign.home.bob", "champion")
+    refused("bears no alias 'champion'; there is: challenger")
+    assert not [event for event in home.shelf.history() if event.what == "refused"]
+
+    stranger = world.device(tmp_path, "cid", "hall-1")
+    done = CliRunner().invoke(app, ["pull", "--home", str(stranger.folder)])
+    assert done.exit_code == 1 and "no registered model edgealign.home.cid" in str(done.exception)
+    follow(stranger, f"http://127.0.0.1:{free_port()}", "hall-1")
+    with pytest.raises(TrackingError, match="Connection refused"):
+        run(stranger)
+    follow(stranger, world.uri, "cid-hall")
+    with pytest.raises(InputError, match="names its user"):
+        run(stranger)
+
+
+def test_where_the_guard_gets_worse_the_fleet_halts_and_goes_back(world: World, tmp_path: Path) -> None:
+    fair = world.publish("dan")
+    trusting = world.device(tmp_path, "dan", "t-1", tolerance=100.0, share=1.0)
+    [careful, third] = copies(follow(world.device(tmp_path, "dan", "t-0"), world.uri, "t-0", share=1.0), ["t-2", "t-3"])
+    assert all(run(home)[0] for home in (trusting, careful, third))
+    used = in_use(careful)
+    bad = world.publish("dan", -6.0)
+    assert run(trusting)[0]
+    assert in_use(trusting) == world.tags("dan", bad)["adapter_sha256"] != used
+
+    done = CliRunner().invoke(app, ["pull", "--home", str(careful.folder)])
+    assert done.exit_code == 1 and f"version {bad} refused: worse than what is in use" in done.output
+    assert in_use(careful) == used and careful.shelf.history()[-1].what == "refused"
+    tags = world.tags("dan", bad)
+    assert verdicts(tags)["t-2"]["verdict"] == "failed"
+    assert "t-2" in tags[HALTED]
+
+    done_, told = run(third)
+    assert done_ and "is halted" in told and in_use(third) == used
+    done_, told = run(trusting)
+    assert done_ and f"left version {bad} (halted" in told and in_use(trusting) == used
+    assert run(trusting)[0] and in_use(trusting) == used  # and stays there
+    model = world.client.get_registered_model("edgealign.home.dan")
+    assert json.loads(model.tags[DEVICE + "t-1"])["version"] == fair
+
+
+def test_of_five_devices_the_canaries_go_first(world: World, tmp_path: Path) -> None:
+    world.publish("fay", 0.9)
+    names = [f"room-{number}" for number in range(5)]
+    fleet = dict(zip(names, copies(world.device(tmp_path, "fay", "template", share=1.0), names), strict=True))
+    for home in fleet.values():
+        assert run(home)[0]
+    old = in_use(fleet["room-0"])
+    version = world.publish("fay")
+    world.client.set_model_version_tag("edgealign.home.fay", version, SHARE, "0.4")
+    canaries = first(names, f"edgealign.home.fay@{version}", 0.4)
+    assert 0 < len(canaries) < 5
+    rest = [name for name in names if name not in canaries]
+    for name in rest:
+        assert f"version {version} waits: 0 device(s) passed it" in run(fleet[name])[1]
+        assert in_use(fleet[name]) == old
+    for name in canaries:
+        assert "taken" in run(fleet[name])[1]
+    for name in rest:
+        assert "taken" in run(fleet[name])[1]
+    assert {in_use(home) for home in fleet.values()} == {world.tags("fay", version)["adapter_sha256"]}
+    assert {said["verdict"] for said in verdicts(world.tags("fay", version)).values()} == {"passed"}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from jetson_agent.home import Home
+from jetson_agent.outbox import Outbox
+from jetson_agent.rollout import push
+Outbox._remove = lambda self, folder: os.kill(os.getpid(), signal.SIGKILL)  # the registry has it; the device does not know
+home = Home.open(Path(sys.argv[1]))
+push(home, home.rollout)
+"""
+
+
+def test_days_without_a_network_are_told_in_order_and_once(world: World, tmp_path: Path) -> None:
+    home = world.device(tmp_path, "gil")
+    follow(home, f"http://127.0.0.1:{free_port()}", "kitchen-1")
+    adapt(home)
+    correct(home, 40, seed=8)
+    adapt(home)
+    from jetson_agent.journal import roll_back
+
+    roll_back(home, "tried")
+    sent = push(home, home.rollout)
+    kinds = [item.entry.kind for item in home.outbox.waiting()]
+    assert sent.problem and (sent.told, sent.waiting) == (0, len(kinds))
+    assert kinds[:2] == ["update", "adapter"] and kinds[-1] == "update" and len(kinds) in (4, 5)
+    status = json.loads(CliRunner().invoke(app, ["status", "--home", str(home.folder)]).output)
+    assert status["outbox"]["entries"] == len(kinds) and status["outbox"]["bytes"] > 1000
+
+    follow(home, world.uri, "kitchen-1")
+    environment = plain_environment(**{key: os.environ[key] for key in ("HOME",) if key in os.environ})
+    for _ in range(2):  # cut off twice after the server's answer, at the same entry
+        child = subprocess.run([sys.executable, "-c", KILLED, str(home.folder)], env=environment, cwd=ROOT)
+        assert child.returncode == -signal.SIGKILL
+    sent = push(home, home.rollout)
+    assert (sent.told, sent.waiting, sent.problem) == (len(kinds), 0, "")
+    assert push(home, home.rollout).told == 0
+
+    events = home.shelf.history()
+    experiment = world.client.get_experiment_by_name("edgealign").experiment_id
+    runs = world.client.search_runs([experiment], "tags.user = 'gil'", order_by=["end_time ASC"])
+    assert [run.data.tags["what"] for run in runs] == [event.what for event in events]
+    assert [run.info.end_time for run in runs] == [int(event.when * 1000) for event in events]
+    assert runs[0].data.metrics["wer.after.own"] == events[0].figures["wer"]["after"]["own"]
+    assert runs[0].data.metrics["corrections"] == 30
+    history = world.client.get_metric_history(runs[0].info.run_id, "wer.after.own")
+    assert len(history) == 1
+    found = sorted(
+        world.client.search_model_versions("name = 'edgealign.home.gil'"), key=lambda item: int(item.version)
+    )
+    assert len(found) == kinds.count("adapter")
+    assert [item.run_id for item in found] == [run.info.run_id for run in runs if run.data.tags["what"] == "taken"]
+    assert {item.tags["source"] for item in found} == {"device"}
+    assert dict(world.client.get_registered_model("edgealign.home.gil").aliases or {}) == {}
+    path = Path(world.client.download_artifacts(found[0].run_id, "adapter/adapter.json", str(tmp_path)))
+    assert json.loads(path.read_text())["train_utterances"] == []  # names of recordings stay on the device
