@@ -53,6 +53,11 @@ def verdicts(tags: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     return {key.removeprefix(GUARD): _plain(value) for key, value in tags.items() if key.startswith(GUARD)}
 
 
+def verdict_name(device: str) -> str:
+    """The tag that holds a device's verdict."""
+    return GUARD + device
+
+
 def devices_of(tags: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """{device: what it has in use} of a registered model."""
     return {key.removeprefix(DEVICE): _plain(value) for key, value in tags.items() if key.startswith(DEVICE)}

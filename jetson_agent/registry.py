@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jetson_agent.canary import FAILED, GUARD, HALTED, verdict_tag
+from jetson_agent.canary import FAILED, HALTED, verdict_name, verdict_tag
 from jetson_agent.outbox import Entry, EntryRefused, Waiting
 from jetson_agent.patience import connect, patience
 from jetson_agent.settings import RolloutSettings
@@ -233,7 +233,7 @@ class Registry:
             raise EntryRefused(f"{name}: version {number} is another adapter now than the one that was judged")
         told: dict[str, Any] = {key: entry.figures[key] for key in ("wer", "judged") if key in entry.figures}
         value = verdict_tag(verdict, iso(entry.when), told)
-        self._client.set_model_version_tag(name, number, GUARD + self.settings.device, value)
+        self._client.set_model_version_tag(name, number, verdict_name(self.settings.device), value)
         if verdict == FAILED and not tags.get(HALTED):
             why = f"{iso(entry.when)}, device {self.settings.device}: {entry.why}"
             self._client.set_model_version_tag(name, number, HALTED, why)

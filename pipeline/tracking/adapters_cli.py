@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Optional
 
 import typer
 from rich.console import Console
@@ -109,6 +109,39 @@ def rollback(
 
 
 @app.command()
+def rollout(
+    adapter: str = typer.Argument(
+        ..., metavar="COHORT/USER[@ALIAS or @VERSION]", help="The adapter, or `base`; without @ the champion."
+    ),
+    share: Optional[float] = typer.Option(None, help="Set the share of the devices that take this version first."),  # noqa: UP045 - typer reads it
+    halt: str = typer.Option("", metavar="REASON", help="Nobody takes it any more; who has it goes back. Name nobody."),
+    resume: bool = typer.Option(False, help="Take the halt and every failed verdict away."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON object, for other programs."),
+) -> None:
+    """Show what each device made of a version (`edgealign-agent pull`), and set its canary share or halt it."""
+    from pipeline.runs.common import Context
+    from pipeline.tracking.rollouts import rollout as apply
+
+    found = apply(Context.open().tracker, adapter, share=share, halt=halt, resume=resume)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    told = f"{found['adapter']}, version {found['version']} ({', '.join(found['aliases']) or 'no alias'})"
+    typer.echo(f"{told}; first {found['share']:g} of the devices" if found["share"] else told)
+    if found["halted"]:
+        typer.secho(f"halted: {found['halted']}", fg=typer.colors.RED)
+    if not found["devices"]:
+        typer.echo("No device has asked for it yet: `edgealign-agent pull` there.")
+        return
+    table = Table(box=None)
+    for name in ("device", "in use", "seen", "first", "verdict", "judged", "user's WER", "others' WER"):
+        table.add_column(name, overflow="fold")
+    for device in found["devices"]:
+        table.add_row(*_device_row(device))
+    Console().print(table)
+
+
+@app.command()
 def compare(
     one: str = typer.Argument(
         ..., metavar="A", help="COHORT/USER, or COHORT/USER@champion, @challenger, @previous, @VERSION."
@@ -206,6 +239,24 @@ def _row(standing: Standing) -> list[str]:
     else:
         may = "is champion" if standing.is_champion else "yes"
     return [escape(one.name), *wers, f"{one.adapter_bytes:,}", bears, escape(may)]
+
+
+def _device_row(device: dict[str, Any]) -> list[str]:
+    def change(side: str) -> str:
+        before, after = ((device["wer"] or {}).get(at, {}).get(side) for at in ("before", "after"))
+        return "unknown" if before is None or after is None else f"{before:.3f} → {after:.3f}"
+
+    in_use = f"version {device['in_use']}" if device["in_use"] else "none of these"
+    first = "" if device["canary"] is None else ("yes" if device["canary"] else "no")
+    told = [
+        device["device"],
+        in_use,
+        device["seen"] or "never",
+        first,
+        device["verdict"] or "none",
+        device["judged"] or "",
+    ]
+    return [escape(cell) for cell in (*told, change("own"), change("general"))]
 
 
 def _plain(standing: Standing) -> dict[str, Any]:

@@ -134,6 +134,11 @@ class Registry(MlflowStore):
         with self._told():
             return dict(self._client.get_model_version(name, version).tags or {})
 
+    def model_tags(self, name: str) -> dict[str, str]:
+        """A registered model's own tags. Raises TrackingError."""
+        with self._told():
+            return dict(self._client.get_registered_model(name).tags or {})
+
     def set_tags(self, name: str, version: str, tags: dict[str, str]) -> None:
         """Set tags of a version. Raises TrackingError."""
         with self._told():

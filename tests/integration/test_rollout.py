@@ -20,7 +20,10 @@ from jetson_agent.cli import app
 from jetson_agent.home import Device, Home
 from jetson_agent.rollout import pull, push
 from jetson_agent.update import adapt
+from pipeline.cli import app as edgealign
 from stages.errors import InputError, TrackingError
+from tests.helpers_adapters import set_params
+from tests.helpers_cohorts import make_project
 from tests.helpers_rollout import changed, copies, correct, follow, make_home, publish, tiny_models
 from tests.helpers_server import ROOT, free_port, plain_environment, server
 
@@ -201,6 +204,49 @@ def test_of_five_devices_the_canaries_go_first(world: World, tmp_path: Path) -> 
         assert "taken" in run(fleet[name])[1]
     assert {in_use(home) for home in fleet.values()} == {world.tags("fay", version)["adapter_sha256"]}
     assert {said["verdict"] for said in verdicts(world.tags("fay", version)).values()} == {"passed"}
+
+
+def test_the_head_sees_each_device_and_sets_share_and_halt(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(tmp_path / "project")
+    set_params(project, tracking={"uri": world.uri})
+    monkeypatch.chdir(project.root)
+
+    def head(*options: str) -> dict[str, Any]:
+        done = CliRunner().invoke(edgealign, ["adapters", "rollout", "home/hal", "--json", *options])
+        assert done.exit_code == 0, done.output + str(done.exception)
+        found: dict[str, Any] = json.loads(done.output)
+        return found
+
+    version = world.publish("hal")
+    assert head() == {
+        "adapter": "home/hal",
+        "version": version,
+        "aliases": ["challenger", "champion"],
+        "share": None,
+        "halted": None,
+        "devices": [],
+    }
+    home = world.device(tmp_path, "hal")
+    assert head("--halt", "hisses in the car")["halted"].endswith(": hisses in the car")
+    assert "is halted" in run(home)[1] and in_use(home) is None
+    [device] = head()["devices"]
+    assert (device["device"], device["in_use"], device["verdict"]) == ("kitchen-1", None, None)
+    told = head("--resume", "--share", "0.5")
+    assert told["halted"] is None and told["share"] == 0.5
+    assert run(home)[0] and in_use(home) is not None
+    [device] = head()["devices"]
+    assert (device["in_use"], device["verdict"], device["canary"]) == (version, "passed", True)
+    assert device["wer"]["after"]["own"] < device["wer"]["before"]["own"]
+    table = CliRunner().invoke(edgealign, ["adapters", "rollout", "home/hal"])
+    assert table.exit_code == 0 and "kitchen-1" in table.output and "passed" in table.output
+    head("--halt", "hisses")
+    assert "left version" in run(home)[1] and in_use(home) is None
+    head("--resume")
+    assert run(home)[0] and in_use(home) is not None  # it was left for its halt alone
+    for wrong in (["--share", "1.5"], ["--halt", "x", "--resume"]):
+        assert CliRunner().invoke(edgealign, ["adapters", "rollout", "home/hal", *wrong]).exit_code == 1
 
 
 KILLED = """
