@@ -101,7 +101,7 @@ def history(home: HomeFolder = None) -> None:
     """Every update and rollback, oldest first."""
     from jetson_agent.home import Home
 
-    for event in Home.open(home).shelf.history():
+    for event in Home.open(home).history():
         when = datetime.datetime.fromtimestamp(event.when).isoformat(" ", "seconds")
         in_use = f"version {event.number}" if event.number else "base alone"
         wer = event.figures.get("wer", {})

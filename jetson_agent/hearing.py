@@ -23,7 +23,8 @@ def hear(home: Home, recording: Path) -> Remembered:
         content = recording.read_bytes()
     except OSError as error:
         raise InputError(f"{recording}: not readable ({error.strerror}). Give a recording.") from None
-    device, version = home.device, home.shelf.current()
+    device, shelf = home.in_use()
+    version = shelf.current()
     samples = load_audio(content, recording.name)
     encoder = SpeechEncoder.load(device.encoder)
     listener = Listener.load(device.base, device.llm, version.folder if version else None)

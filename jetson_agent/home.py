@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from jetson_agent.outbox import Outbox
 from jetson_agent.replay import ReplayBuffer
 from jetson_agent.settings import LearnSettings, RolloutSettings, read_settings
-from jetson_agent.shelf import Shelf
+from jetson_agent.shelf import Event, Shelf
 from stages.atomic import write_private
 from stages.errors import InputError, SettingsError
 
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 VARIABLE = "EDGEALIGN_AGENT_HOME"
 GENERAL = 120
 """Utterances of other people that a device keeps: half to learn with, half to judge by, of different speakers."""
+
+
+EARLIER = 2
+"""Bases that can be gone back to."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Device:
     llm: Path
     base: Path
     padding_s: float
+    shelf: str = "shelf"  # the user's adapters for this base
+    earlier: tuple[tuple[Path, str], ...] = ()  # bases before it with their shelves, newest first
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,9 @@ class Home:
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
             paths = {name: Path(told[name]) for name in ("encoder", "llm", "base")}
-            return Device(told["cohort"], told["user"], **paths, padding_s=float(told["padding_s"]))
+            earlier = tuple((Path(base), str(shelf)) for base, shelf in told.get("earlier", ()))
+            padding_s, shelf = float(told["padding_s"]), str(told.get("shelf", "shelf"))
+            return Device(told["cohort"], told["user"], **paths, padding_s=padding_s, shelf=shelf, earlier=earlier)
         except FileNotFoundError:
             raise InputError(
                 f"{path}: not there. Set the device up: `edgealign-agent setup --project FOLDER --cohort NAME --user NAME`."
@@ -88,7 +96,35 @@ class Home:
 
     @property
     def shelf(self) -> Shelf:
-        return Shelf(self.own / "shelf")
+        return self.in_use()[1]
+
+    def in_use(self) -> tuple[Device, Shelf]:
+        """The device with the shelf of its base, both of one moment: a roll-out may change them together."""
+        device = self.device
+        return device, Shelf(self.folder / device.cohort / device.user / device.shelf)
+
+    def shelves(self) -> list[Shelf]:
+        """The user's shelves of all bases that were ever in use here."""
+        return [Shelf(path) for path in sorted(self.own.glob("shelf*")) if path.is_dir()]
+
+    def history(self) -> list[Event]:
+        """What happened on all of the user's shelves, oldest first."""
+        return sorted((event for shelf in self.shelves() for event in shelf.history()), key=lambda event: event.when)
+
+    def use_base(self, base: Path, shelf: str) -> None:
+        """Put a base with its shelf in use; what was in use can be gone back to (``leave_base``). One write."""
+        now = self.device
+        self._write_device(
+            replace(now, base=base, shelf=shelf, earlier=((now.base, now.shelf), *now.earlier)[:EARLIER])
+        )
+
+    def leave_base(self) -> None:
+        """Go back to the base before, with its shelf. Raises InputError where there is none."""
+        now = self.device
+        if not now.earlier:
+            raise InputError(f"{now.base}: is the base that this device was set up with, there is none before it")
+        (base, shelf), *earlier = now.earlier
+        self._write_device(replace(now, base=base, shelf=shelf, earlier=tuple(earlier)))
 
     @property
     def replay(self) -> ReplayBuffer:
@@ -126,8 +162,11 @@ class Home:
         own = self.folder / device.cohort / device.user
         own.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._write_general(general)
-        told = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(device).items()}
-        write_private(self.folder / "device.json", (json.dumps(told, indent=2) + "\n").encode())
+        self._write_device(device)
+
+    def _write_device(self, device: Device) -> None:
+        content = json.dumps(asdict(device), indent=2, default=str) + "\n"
+        write_private(self.folder / "device.json", content.encode())
 
     def setup(self, project: Path, cohort: str, user: str, server: str | None = None) -> Device:
         """Set the device up from a project whose ``dvc repro`` is done. Raises InputError where parts of it are missing.

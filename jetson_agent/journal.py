@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def note(home: Home) -> None:
     """Put what happened since the last call, to whomever the device was set up for, into the outbox. Raises OSError."""
-    for folder in sorted(home.folder.glob("*/*/shelf")):
+    for folder in sorted(home.folder.glob("*/*/shelf*")):
         _note(Shelf(folder), Outbox(folder.parent / "outbox"), *folder.parts[-3:-1])
 
 
@@ -35,7 +35,7 @@ def roll_back(home: Home, why: str) -> Version | None:
 
 
 def _note(shelf: Shelf, outbox: Outbox, cohort: str, user: str) -> None:
-    cursor = outbox.folder / "noted.json"
+    cursor = outbox.folder / f"noted-{shelf.folder.name}.json"
     with outbox.noting():
         noted = _cursor(cursor)
         for number, event in shelf.journal(noted["events"]):

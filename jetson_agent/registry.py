@@ -46,6 +46,11 @@ class Found:
     def sha256(self) -> str:
         return self.tags.get("adapter_sha256", "")
 
+    @property
+    def named(self) -> dict[str, str]:
+        """What an event says of it."""
+        return {"model": self.model, "version": self.version, "sha256": self.sha256}
+
 
 @dataclass(frozen=True)
 class Model:
@@ -143,7 +148,7 @@ class Registry:
         found = self._client.search_runs([experiment], f"tags.`{RECORD_TAG}` = '{entry.run}'", max_results=1)
         if found:
             return found[0]
-        stage = "pull" if entry.kind == "verdict" else "adapt"
+        stage = "pull" if entry.kind == "verdict" or "left" in entry.figures else "adapt"
         tags = {
             RECORD_TAG: entry.run,
             "stage": stage,

@@ -17,11 +17,11 @@ from typing import Any
 from filelock import Timeout
 
 from jetson_agent.canary import DEVICE, FAILED, Decision, decide, devices_of, first, halted, share_of
-from jetson_agent.home import Home
+from jetson_agent.home import Device, Home
 from jetson_agent.journal import note
 from jetson_agent.registry import Found, Model, Registry, iso
 from jetson_agent.settings import RolloutSettings
-from jetson_agent.shelf import Event
+from jetson_agent.shelf import Event, Shelf
 from stages.errors import InputError, TrackingError
 from stages.registered import RETRAIN, WITHDRAWN, model_name
 
@@ -70,22 +70,35 @@ def pull(home: Home, settings: RolloutSettings, tell: Tell, *, dry_run: bool = F
         )
     if not dry_run:
         _told(push(home, settings, registry), tell)
+    from jetson_agent.rollout_base import follow_base
+
     with home.changing():
         for leftover in home.own.glob("edgealign-pull-*"):  # of a process that was killed
             _remove(leftover)
-        good = _Pull(home, registry, settings, tell, dry_run).user(again)
+        fleet = Pull(home, registry, settings, tell, dry_run)
+        good = follow_base(fleet, again) and fleet.user(again)
     if not dry_run:
         _told(push(home, settings, registry), tell)
     return good
 
 
-class _Pull:
+class Pull:
+    """One pull of one device; ``device`` and ``shelf`` are as they are in use, also after the base has changed."""
+
     def __init__(self, home: Home, registry: Registry, settings: RolloutSettings, tell: Tell, dry_run: bool) -> None:
-        self.home, self.registry, self.settings, self.tell = home, registry, settings, tell
-        self.dry_run, self.device, self.shelf = dry_run, home.device, home.shelf
+        self.home, self.registry, self.settings, self.tell, self.dry_run = home, registry, settings, tell, dry_run
+        self.coming = ""  # hash of the base that the registry wants here, once the canaries passed it
+
+    @property
+    def device(self) -> Device:
+        return self.home.device
+
+    @property
+    def shelf(self) -> Shelf:
+        return self.home.shelf
 
     def user(self, again: bool) -> bool:
-        """Follow the alias of the user's model."""
+        """Follow the alias of the user's model; False where the version was refused."""
         name = model_name(self.settings.experiment, self.device.cohort, self.device.user)
         model = self.registry.model(name)
         if model is None:
@@ -94,30 +107,30 @@ class _Pull:
                 f"adapters promote {self.device.cohort}/{self.device.user}` gives it the alias."
             )
         try:
-            went_back = self._go_back(model)
-            version = self._target(model)
-            return self._follow(model, version, again or went_back)
+            left = self._go_back(model)
+            if left and self.dry_run:
+                return True
+            return self._follow(model, self.target(model), again)
         finally:
-            self._say_state(model)
+            current = self.shelf.current()
+            self.say_state(model, current.sha256 if current else None)
 
     def _go_back(self, model: Model) -> bool:
         """Leave every version that was halted or taken out of use meanwhile; whether there was any."""
         found = False
         for version in model.versions.values():
-            why = halted(version.tags)
-            why = f"halted: {why}" if why else version.tags.get(WITHDRAWN, "")
+            why = out_of_use(version)
             if not why or not version.sha256 or not self.shelf.holds(version.sha256):
                 continue
             found = True
             if self.dry_run:
                 self.tell(f"would leave version {version.version} ({why})")
                 continue
-            left = {"model": model.name, "version": version.version, "sha256": version.sha256}
-            now = self.shelf.withdraw(version.sha256, why, {"left": left})
+            now = self.shelf.withdraw(version.sha256, why, {"left": version.named})
             self.tell(f"left version {version.version} ({why}); in use: {f'{now.number}' if now else 'the base alone'}")
         return found
 
-    def _target(self, model: Model) -> Found:
+    def target(self, model: Model) -> Found:
         """The version that this device is to have: the canary alias's where it is one of its canaries, else the alias's."""
         trial = model.versions.get(model.aliases.get(self.settings.canary_alias, ""))
         if trial is not None and not halted(trial.tags):
@@ -129,7 +142,7 @@ class _Pull:
             there = ", ".join(f"{alias} (version {number})" for alias, number in sorted(model.aliases.items()))
             raise InputError(
                 f"{model.name}: bears no alias {self.settings.alias!r}; there is: {there or 'none'}. `edgealign adapters "
-                f"promote {self.device.cohort}/{self.device.user}` makes a champion; --alias follows another alias."
+                "promote` makes a champion; --alias follows another alias."
             )
         return found
 
@@ -138,23 +151,12 @@ class _Pull:
         if current is not None and current.sha256 == version.sha256:
             self.tell(f"version {version.version} is in use: nothing to do")
             return True
-        before = _last(self.shelf.history())
-        if before is not None and before.figures["pulled"]["sha256"] == version.sha256 and not again:
-            left = "what is in use came after it" if before.what == "taken" else before.why
-            self.tell(
-                f"version {version.version} was {before.what} on {iso(before.when)} ({left}): --again tries it once more"
-            )
+        if self.coming and version.tags.get("base_sha256") == self.coming:
+            self.tell(f"version {version.version} waits for its base")
             return True
-        decision = self._decide(model, version)
-        if decision.what != "take":
-            self.tell(
-                f"version {version.version} {'waits' if decision.what == 'wait' else 'is halted'}: {decision.why}"
-            )
+        decision = self.may_try(model, version, self.shelf.history(), again)
+        if decision is None:
             return True
-        if version.tags.get(RETRAIN):
-            raise InputError(
-                f"version {version.version} learned from a person who was erased since ({version.tags[RETRAIN]}): not taken"
-            )
         in_use = f"version {current.number} of the shelf" if current else "the base alone"
         if self.dry_run:
             self.tell(
@@ -164,10 +166,25 @@ class _Pull:
         with tempfile.TemporaryDirectory(prefix="edgealign-pull-", dir=self.home.own) as folder:
             return self._try(version, self.registry.fetch(version, Path(folder)), current.folder if current else None)
 
-    def _decide(self, model: Model, version: Found) -> Decision:
-        share = share_of(version.tags, self.settings.share)
-        known = devices_of(model.tags)
-        return decide(self.settings.device, version.key, version.tags, known, share, self.settings.enough)
+    def may_try(self, model: Model, version: Found, events: list[Event], again: bool) -> Decision | None:
+        """Why this device may try a version now; None where it may not, which was told.
+
+        Raises InputError where nobody may: it learned from a person who was erased.
+        """
+        what = f"{'base ' if model.name.endswith('.base') else ''}version {version.version}"
+        before = _last(events, model.name)
+        if before is not None and before.figures["pulled"]["sha256"] == version.sha256 and not again:
+            left = "what is in use came after it" if before.what == "taken" else before.why
+            self.tell(f"{what} was {before.what} on {iso(before.when)} ({left}): --again tries it once more")
+            return None
+        share, known = share_of(version.tags, self.settings.share), devices_of(model.tags)
+        decision = decide(self.settings.device, version.key, version.tags, known, share, self.settings.enough)
+        if decision.what != "take":
+            self.tell(f"{what} {'waits' if decision.what == 'wait' else 'is halted'}: {decision.why}")
+            return None
+        if version.tags.get(RETRAIN):
+            raise InputError(f"{what} learned from a person who was erased since ({version.tags[RETRAIN]}): not taken")
+        return decision
 
     def _try(self, version: Found, folder: Path, used: Path | None) -> bool:
         from jetson_agent.judge import check, judge, verdict
@@ -180,7 +197,7 @@ class _Pull:
         start = time.perf_counter()
         figures = judge(self.home, device, used, folder, device.base)
         said, why = verdict(figures, self.settings.tolerance)
-        pulled = {"model": version.model, "version": version.version, "sha256": version.sha256}
+        pulled = version.named
         figures |= {"pulled": pulled, "verdict": said, "seconds": round(time.perf_counter() - start, 2)}
         if said == FAILED:
             self.shelf.refuse(why, figures)
@@ -189,23 +206,27 @@ class _Pull:
         self.tell(f"version {version.version} {'refused' if said == FAILED else 'taken'}: {why}")
         return said != FAILED
 
-    def _say_state(self, model: Model) -> None:
-        """What this device has in use, as a tag of the model: the others learn of this device by it."""
+    def say_state(self, model: Model, digest: str | None) -> None:
+        """Which weights this device has in use, as a tag of the model: the others learn of this device by it."""
         if self.dry_run:
             return
-        current = self.shelf.current()
-        digest = current.sha256 if current else None
         known = next((item.version for item in model.versions.values() if digest and item.sha256 == digest), None)
         told: dict[str, Any] = {"version": known, "sha256": digest, "when": iso(time.time())}
         self.registry.set_model_tag(model.name, DEVICE + self.settings.device, json.dumps(told))
 
 
-def _last(events: list[Event]) -> Event | None:
-    """The newest event of a version from the registry; None where that version was left for its halt: it may come again."""
+def out_of_use(version: Found) -> str:
+    """Why a version is to be left by whoever has it; empty where it is not."""
+    why = halted(version.tags)
+    return f"halted: {why}" if why else version.tags.get(WITHDRAWN, "")
+
+
+def _last(events: list[Event], model: str) -> Event | None:
+    """The newest event of a model's version; None where that version was left for its halt: it may come again."""
     for event in reversed(events):
-        if event.what == "withdrawn":
+        if event.figures.get("left", {}).get("model") == model:
             return None
-        if "pulled" in event.figures:
+        if event.figures.get("pulled", {}).get("model") == model:
             return event
     return None
 

@@ -93,10 +93,14 @@ class Shelf:
 
     def refuse(self, why: str, figures: dict[str, Any]) -> None:
         """Note that an update was judged and not taken; what is in use stays."""
+        self.note("refused", why, figures)
+
+    def note(self, what: str, why: str, figures: dict[str, Any]) -> None:
+        """Note what happened to something else than the versions, which stay as they are: the base."""
         with self._lock():
             state = self._state()
             number = state["stack"][-1]["number"] if state["stack"] else None
-            self._write(state, Event(time.time(), "refused", number, why, figures))
+            self._write(state, Event(time.time(), what, number, why, figures))
 
     def rollback(self, why: str) -> Version | None:
         """Go back to the version before, or to the base alone. Raises InputError where the base alone is in use."""

@@ -33,12 +33,12 @@ def cache() -> Path:
     return user_cache_path("edgealign") / "portable"
 
 
-def keep_base(sha256: str, fetch: Callable[[Path], None]) -> Path:
-    """The cached folder of the base adapter with this hash; ``fetch(folder)`` brings its two files where it is not there.
+def keep_base(sha256: str, fetch: Callable[[Path], Any], bases: Path | None = None) -> Path:
+    """The folder of the base adapter with this hash, in ``bases`` or the cache; ``fetch(folder)`` brings its two files there.
 
-    Raises InputError where what came has another hash.
+    It is fetched where it is not there. Raises InputError where what came has another hash.
     """
-    folder = cache() / "bases" / sha256
+    folder = (bases or cache() / "bases") / sha256
     weights = folder / "adapter.safetensors"
     if weights.is_file() and sha256_file(weights) == sha256:
         return folder

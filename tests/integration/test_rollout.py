@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from jetson_agent.canary import DEVICE, GUARD, HALTED, SHARE, first, verdicts
@@ -21,6 +22,7 @@ from jetson_agent.home import Device, Home
 from jetson_agent.rollout import pull, push
 from jetson_agent.update import adapt
 from pipeline.cli import app as edgealign
+from stages.alignment.adapter import load_base, load_personal, read_record, save_base
 from stages.errors import InputError, TrackingError
 from tests.helpers_adapters import set_params
 from tests.helpers_cohorts import make_project
@@ -304,3 +306,63 @@ def test_days_without_a_network_are_told_in_order_and_once(world: World, tmp_pat
     assert dict(world.client.get_registered_model("edgealign.home.gil").aliases or {}) == {}
     path = Path(world.client.download_artifacts(found[0].run_id, "adapter/adapter.json", str(tmp_path)))
     assert json.loads(path.read_text())["train_utterances"] == []  # names of recordings stay on the device
+
+
+def test_a_new_base_comes_with_its_users_adapter_canaries_first(world: World, tmp_path: Path) -> None:
+    """Last: the base's registered model is shared by all users."""
+    place = tmp_path / "publish"
+    base = read_record(world.models.base)
+    old = publish(world.uri, world.models.base, None, alias="", place=place)
+    world.publish("ida", 0.9)
+    names = [f"desk-{number}" for number in range(3)]
+    fleet = dict(zip(names, copies(world.device(tmp_path, "ida", "template", share=1.0), names), strict=True))
+    for home in fleet.values():
+        assert run(home)[0]  # the base bears no alias: nobody follows it
+        assert home.device.base == world.models.base
+
+    better, made = tmp_path / "better", tmp_path / "made"
+    bridge, _, record = load_base(world.models.base)
+    with torch.no_grad():
+        for parameter in bridge.parameters():
+            parameter.mul_(1.001)
+    save_base(better, bridge, record)
+    new = publish(world.uri, better, None, place=place)
+    key = {"base_sha256": record.weights_sha256}
+    assert record.weights_sha256 != base.weights_sha256
+    version_of_old = in_use(fleet["desk-0"])
+    told = run(fleet["desk-0"])[1]
+    assert f"base version {new} waits: its user has no adapter for it" in told
+    version = publish(world.uri, changed(world.good, made, 1.0, user="ida", **key), "ida", place=place)
+    world.client.set_model_version_tag("edgealign.base", new, SHARE, "0.01")
+    [canary] = first(names, f"edgealign.base@{new}", 0.01)
+    rest = [name for name in names if name != canary]
+    world.client.set_registered_model_tag("edgealign.base", DEVICE + canary, "{}")
+    for name in rest:
+        told = run(fleet[name])[1]
+        assert (
+            f"base version {new} waits: 0 device(s) passed it" in told
+            and f"version {version} waits for its base" in told
+        )
+    told = run(fleet[canary], dry_run=True)[1]
+    assert f"would check and judge base version {new}" in told
+    told = run(fleet[canary])[1]
+    assert f"base version {new} taken with version {version} of the user's adapter" in told
+    home = fleet[canary]
+    device, shelf = home.in_use()
+    current = shelf.current()
+    assert current is not None
+    load_personal(current.folder, device.base)  # fit each other
+    assert read_record(device.base).weights_sha256 == record.weights_sha256
+    assert verdicts(dict(world.client.get_model_version("edgealign.base", new).tags))[canary]["verdict"] == "passed"
+    assert adapt(home).figures["utterances"] > 0  # learning goes on, on the new base
+    assert "is in use" in run(home)[1] or "came after it" in run(home)[1]
+
+    assert "taken" in run(fleet[rest[0]])[1]
+    follow(fleet[rest[1]], world.uri, rest[1], tolerance=0.0)
+    world.client.set_model_version_tag("edgealign.base", new, HALTED, "hisses")
+    assert f"base version {new} is halted: hisses" in run(fleet[rest[1]])[1]
+    for name in (canary, rest[0]):
+        assert f"left base version {new} (halted: hisses)" in run(fleet[name])[1]
+        assert fleet[name].device.base == world.models.base and in_use(fleet[name]) == version_of_old
+    world.client.delete_registered_model_alias("edgealign.base", "champion")
+    assert old != new

@@ -9,7 +9,7 @@ import pytest
 
 from jetson_agent.canary import GUARD, HALTED, SHARE, decide, first, halted, share_of, verdicts
 from jetson_agent.home import Home
-from jetson_agent.settings import RolloutSettings, read_file
+from jetson_agent.settings import RolloutSettings, read_settings
 from stages.errors import SettingsError
 
 FLEET = [f"device-{number}" for number in range(200)]
@@ -71,9 +71,9 @@ def test_settings_refuse_what_they_do_not_know(tmp_path: Path) -> None:
     ):
         path.write_text(content)
         with pytest.raises(SettingsError, match=told):
-            read_file(path, RolloutSettings)
+            read_settings(path, RolloutSettings)
     path.write_text('{"server": "http://host:5000/"}')
-    assert read_file(path, RolloutSettings).server == "http://host:5000"
+    assert read_settings(path, RolloutSettings).server == "http://host:5000"
 
 
 def test_a_device_is_enrolled_under_a_name_that_tells_nobody_and_keeps_it(tmp_path: Path) -> None:

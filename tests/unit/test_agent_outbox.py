@@ -199,7 +199,7 @@ def test_killed_at_any_moment_each_event_is_told_once_and_in_order(home: Home, t
     rest = [entry for entry in waiting if entry.key not in keys]  # the first may be told, but not yet removed
     assert len(rest) >= len(waiting) - 1
     assert len(keys) == len(told)
-    events = json.loads((home.outbox.folder / "noted.json").read_text())["events"]
+    events = json.loads((home.outbox.folder / "noted-shelf.json").read_text())["events"]
     assert events >= confirmed >= KILLS
     kinds = [kind for _, kind, _ in told] + [entry.kind for entry in rest]
     assert kinds == ["update", "adapter"] * events
