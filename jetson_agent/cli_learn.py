@@ -136,6 +136,7 @@ def status(home: HomeFolder = None) -> None:
         "remembered": len(items),
         "corrections": sum(item.source == "correction" for item in items),
         "method": found.settings.method,
+        "follows": found.rollout.server or None,
         "outbox": found.waiting(),
     }
     typer.echo(json.dumps(told))

@@ -212,7 +212,10 @@ class Pull:
             return
         known = next((item.version for item in model.versions.values() if digest and item.sha256 == digest), None)
         told: dict[str, Any] = {"version": known, "sha256": digest, "when": iso(time.time())}
-        self.registry.set_model_tag(model.name, DEVICE + self.settings.device, json.dumps(told))
+        try:
+            self.registry.set_model_tag(model.name, DEVICE + self.settings.device, json.dumps(told))
+        except TrackingError as error:  # what is in use is in use all the same
+            self.tell(f"the registry does not know yet what is in use here: {error}")
 
 
 def out_of_use(version: Found) -> str:

@@ -23,6 +23,9 @@ from stages.registered import RETRAIN, model_name
 if TYPE_CHECKING:
     from jetson_agent.rollout import Pull
 
+BASES = ".bases"
+"""Folder in the agent's; no cohort can be called so."""
+
 
 def follow_base(fleet: Pull, again: bool) -> bool:
     """Go back from a base that was halted, then try the one that the alias names; False where the guard refused it."""
@@ -89,7 +92,7 @@ def _try(fleet: Pull, version: Found, personal: Found | None) -> bool:
 
     home, device, start = fleet.home, fleet.device, time.perf_counter()
     try:
-        base = keep_base(version.sha256, lambda place: fleet.registry.fetch(version, place), home.folder / "bases")
+        base = keep_base(version.sha256, lambda place: fleet.registry.fetch(version, place), home.folder / BASES)
         _check_base(base, device.base)
     except InputError as error:
         raise InputError(f"{version.model}, version {version.version}: {error}") from None
@@ -140,7 +143,7 @@ def _tidy(home: Home) -> None:
     device = home.device
     bases = {device.base, *(base for base, _ in device.earlier)}
     shelves = {"shelf", device.shelf, *(shelf for _, shelf in device.earlier)}
-    for path in (home.folder / "bases").glob("[!.]*"):
+    for path in (home.folder / BASES).glob("[!.]*"):
         if path not in bases:
             shutil.rmtree(path, ignore_errors=True)
     for shelf in home.shelves():
