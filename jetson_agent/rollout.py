@@ -19,6 +19,7 @@ from filelock import Timeout
 from jetson_agent.canary import DEVICE, FAILED, Decision, decide, devices_of, first, halted, share_of
 from jetson_agent.home import Device, Home
 from jetson_agent.journal import note
+from jetson_agent.outbox import Outbox
 from jetson_agent.registry import Found, Model, Registry, iso
 from jetson_agent.settings import RolloutSettings
 from jetson_agent.shelf import Event, Shelf
@@ -48,7 +49,10 @@ def push(home: Home, settings: RolloutSettings, registry: Registry | None = None
     try:
         registry = registry or Registry(settings)
         for outbox in home.outboxes():
-            told += outbox.replay(registry.tell)
+            if outbox.size().entries:
+                _check_forgotten(outbox, registry)
+                told += outbox.replay(registry.tell)
+                _check_forgotten(outbox, registry)  # the first adapter may have made the model
     except (TrackingError, InputError) as error:
         problem = str(error)
     except Timeout:
@@ -216,6 +220,19 @@ class Pull:
             self.registry.set_model_tag(model.name, DEVICE + self.settings.device, json.dumps(told))
         except TrackingError as error:  # what is in use is in use all the same
             self.tell(f"the registry does not know yet what is in use here: {error}")
+
+
+def _check_forgotten(outbox: Outbox, registry: Registry) -> None:
+    """Raises InputError where the registry had the user's model and has it no more: the person may have been erased."""
+    cohort, user = outbox.folder.parts[-3:-1]
+    name, seen = model_name(registry.settings.experiment, cohort, user), outbox.folder / "registered"
+    if registry.model(name) is not None:
+        seen.touch()
+    elif seen.exists():
+        raise InputError(
+            f"{name} was registered and is not any more, as when a person was erased: nothing of {cohort}/{user} is told. "
+            f"`edgealign-agent forget {cohort}/{user}` erases the rest here; to register it anew, delete {seen}."
+        )
 
 
 def out_of_use(version: Found) -> str:

@@ -315,6 +315,14 @@ def test_days_without_a_network_are_told_in_order_and_once(world: World, tmp_pat
     path = Path(world.client.download_artifacts(found[0].run_id, "adapter/adapter.json", str(tmp_path)))
     assert json.loads(path.read_text())["train_utterances"] == []  # names of recordings stay on the device
 
+    # an erasure on the head deletes the model: a device that comes back must not bring the person back
+    world.client.delete_registered_model("edgealign.home.gil")
+    adapt(home)
+    sent = push(home, home.rollout)
+    assert sent.told == 0 and sent.waiting > 0 and "edgealign-agent forget home/gil" in sent.problem
+    home.forget("gil")
+    assert push(home, home.rollout).problem == ""
+
 
 def test_a_new_base_comes_with_its_users_adapter_canaries_first(world: World, tmp_path: Path) -> None:
     """Last: the base's registered model is shared by all users."""
