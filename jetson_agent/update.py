@@ -163,7 +163,7 @@ def adapt(home: Home) -> Outcome:
 
 def _adapt(home: Home) -> Outcome:
     start = time.perf_counter()
-    device, settings, shelf = home.device, home.settings, home.shelf
+    (device, shelf), settings = home.in_use(), home.settings
     learn, guard = split(home.replay.items())
     if not learn or len(guard) < LEAST_JUDGING:
         told = f"{len(learn)} utterance(s) to learn from and {len(guard)} to judge by, at least 1 and {LEAST_JUDGING} needed"

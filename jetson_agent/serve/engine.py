@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from jetson_agent.home import Home
 from jetson_agent.replay import Remembered
@@ -36,6 +36,7 @@ class InUse:
     """An adapter that is ready, and which version of the user's shelf it is (None: the base alone)."""
 
     listener: Listener
+    base: Path
     version: int | None
     sha256: str | None
 
@@ -74,8 +75,8 @@ class Engine:
         self._steps = ThreadPoolExecutor(1, "model")
         self._urgent = 0
         self._urgent_lock = threading.Lock()
+        self._pointer = self._pointed()  # before: what changes meanwhile is seen
         self.in_use = self._load()
-        self._pointer = self._pointed()
         self._flagged_s = float("-inf")
 
     def close(self) -> None:
@@ -131,8 +132,9 @@ class Engine:
         pointed = self._pointed()
         if pointed == self._pointer:
             return False
-        version = self.home.shelf.current()
-        if (version.sha256 if version else None) != self.in_use.sha256:
+        device, shelf = self.home.in_use()
+        version = shelf.current()
+        if (device.base, version.sha256 if version else None) != (self.in_use.base, self.in_use.sha256):
             self.in_use = self._load()
             logger.info("in use: %s", f"version {self.in_use.version}" if self.in_use.version else "the base alone")
         self._pointer = pointed
@@ -141,18 +143,21 @@ class Engine:
     def _load(self) -> InUse:
         from stages.listener import Listener
 
-        version = self.home.shelf.current()
-        folder: Path | None = version.folder if version else None
-        listener = Listener.load(self.device.base, self.device.llm, folder)
-        return InUse(listener, version.number if version else None, version.sha256 if version else None)
+        device, shelf = self.home.in_use()
+        version = shelf.current()
+        listener = Listener.load(device.base, device.llm, version.folder if version else None)
+        return InUse(listener, device.base, version.number if version else None, version.sha256 if version else None)
 
-    def _pointed(self) -> Any:
-        """What changes when the shelf's pointer is replaced."""
-        try:
-            told = self.home.shelf.pointer.stat()
-        except OSError:
-            return None
-        return told.st_mtime_ns, told.st_ino
+    def _pointed(self) -> list[tuple[int, int]]:
+        """What changes when the shelf's pointer, or the device's base, is replaced."""
+        found = []
+        for path in (self.home.folder / "device.json", self.home.shelf.pointer):
+            try:
+                told = path.stat()
+            except OSError:
+                continue
+            found.append((told.st_mtime_ns, told.st_ino))
+        return found
 
     def _tell_training(self) -> None:
         if time.monotonic() - self._flagged_s < 0.5:
