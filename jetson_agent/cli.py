@@ -40,15 +40,21 @@ def join(
         float, typer.Option(help="Training pauses where the hottest sensor is above this.")
     ] = 85.0,
     resume_below_c: Annotated[float, typer.Option(help="It goes on once that is below this.")] = 75.0,
+    drain_s: Annotated[
+        float, typer.Option(min=0, help="Time for what runs here when told to leave; 0 leaves at once.")
+    ] = 30.0,
 ) -> None:
-    """Join the cluster and stay, joining again after a growing pause when the connection is lost; SIGTERM or Ctrl-C leaves."""
+    """Join the cluster and stay, joining again after a growing pause when the connection is lost.
+
+    SIGTERM or Ctrl-C leaves: no new work comes, what runs has --drain-s to finish. A second one leaves at once.
+    """
     from jetson_agent.budgets import Limits
     from jetson_agent.join import describe_node, supervise, token
 
     os.environ.update(Limits(pause_above_c, resume_below_c).variables())  # for the node's workers
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     node = describe_node(virtual=virtual, memory_bytes=memory_bytes)
-    raise typer.Exit(supervise(node, head, token(token_file)))
+    raise typer.Exit(supervise(node, head, token(token_file), drain_s=drain_s))
 
 
 @app.command()

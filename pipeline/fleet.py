@@ -63,6 +63,7 @@ def look(session: Session, ask: Callable[[], dict[str, Any]] = tell) -> list[dic
             scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False)
         ).remote()
         for node in devices
+        if not node.leaving  # Ray sends nothing there any more
     }
     if asked:
         ray.wait(list(asked.values()), num_returns=len(asked), timeout=ANSWER_TIMEOUT_S)
@@ -70,6 +71,9 @@ def look(session: Session, ask: Callable[[], dict[str, Any]] = tell) -> list[dic
     rows = []
     for node in devices:
         telemetry, problem = None, ""
+        if node.leaving:
+            rows.append(_row(node, free.get(node.node_id, {}), None, "leaving"))
+            continue
         try:
             telemetry = ray.get(asked[node.node_id], timeout=0.1)
         except ray.exceptions.GetTimeoutError:

@@ -41,6 +41,8 @@ class Placement:
 
     def missing(self, node: NodeInfo) -> list[str]:
         """What ``node`` lacks for one piece of this work; empty where it fits on the idle node."""
+        if node.leaving:
+            return ["it was told to leave the cluster and takes no new work"]
         lacks = [
             f"{_amount(name, amount)} asked, {_amount(name, node.resources.get(name, 0.0))} there"
             for name, amount in self.demand().items()

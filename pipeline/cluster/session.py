@@ -46,8 +46,9 @@ class Session:
     def nodes(self) -> list[NodeInfo]:
         """The nodes that live now."""
         import ray
+        from ray._private import state
 
-        return living(ray.nodes())
+        return living(ray.nodes(), state.state.get_draining_nodes())
 
     def describe(self) -> str:
         """Which nodes there are, each with its kind (virtual or real), model and memory."""

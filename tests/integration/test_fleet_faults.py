@@ -7,34 +7,28 @@ test_device_faults.py for that.
 
 from __future__ import annotations
 
-import json
 import os
-import secrets
 import shutil
 import sqlite3
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from pipeline.cluster.environment import COMMON
 from pipeline.project import Project
 from stages.alignment.adapter import read_record
 from tests.helpers_adapters import build, set_params
-from tests.helpers_hosts import Host, hosts, wait_for
+from tests.helpers_fleet import REJOIN_S, ROOT, Fleet, fleet_of
+from tests.helpers_hosts import wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).resolve().parents[2]
 USERS = ("ann", "bob", "cid", "dot")
 FULL = os.environ.get("EDGEALIGN_FULL") == "1"
 OUT_S = 60.0 if FULL else 10.0
-REJOIN_S = 150.0
 
 WORK = """
 import sys, time
@@ -75,74 +69,10 @@ print("waiting", len(tracker.spool.waiting()))
 """
 
 
-@dataclass
-class Fleet:
-    """A head and two devices that have joined it."""
-
-    head: Host
-    left: Host
-    right: Host
-    env: dict[str, str]
-    folder: Path
-
-    @property
-    def address(self) -> str:
-        return f"{self.head.address}:6379"
-
-    def python(self, host: Host, *words: str) -> str:
-        """What a Python command line prints on a host."""
-        done = host.run([sys.executable, *words], self.env, ROOT)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    def living(self) -> set[str]:
-        """Addresses of the nodes that the head counts as alive."""
-        done = self.head.run(
-            [sys.executable, "-m", "pipeline.cluster.probe", self.address], {**self.env, **COMMON}, ROOT
-        )
-        said = json.loads(done.stdout.splitlines()[-1])
-        assert not said["error"], said["error"]
-        return set(said["addresses"])
-
-    def join(self, host: Host, **env: str) -> Path:
-        """Start the agent on a host; its log."""
-        log = self.folder / f"{host.name}-{secrets.token_hex(2)}.log"
-        words = ["-m", "jetson_agent", "join", "--head", self.address, "--virtual", "--memory-bytes", "1000000000"]
-        host.start([sys.executable, *words], log, {**self.env, **env}, ROOT)
-        return log
-
-    def all_there(self) -> bool:
-        return self.living() == {self.head.address, self.left.address, self.right.address}
-
-    def logs(self) -> str:
-        return "\n".join(f"--- {path.name}\n{path.read_text()[-1500:]}" for path in sorted(self.folder.glob("*.log")))
-
-
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    folder = tmp_path_factory.mktemp("fleet")
-    # Ray keeps sockets there: the path must be short
-    ray = Path(tempfile.mkdtemp(prefix="ea-ray-", dir="/tmp"))
-    env = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))},
-        "PYTHONPATH": str(ROOT),
-        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
-        "RAY_TMPDIR": str(ray),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    try:
-        with hosts("head", "left", "right") as (head, left, right):
-            there = Fleet(head, left, right, env, folder)
-            words = ["-m", "pipeline", "head", "--host", head.address, "--cpus", "1"]
-            head.start([sys.executable, *words], folder / "head.log", env, ROOT)
-            wait_for(lambda: "Ray runtime started" in (folder / "head.log").read_text(), 60, there.logs)
-            for host in (left, right):
-                there.join(host)
-            wait_for(there.all_there, REJOIN_S, there.logs)
-            yield there
-    finally:
-        shutil.rmtree(ray, ignore_errors=True)
+    with fleet_of(tmp_path_factory.mktemp("fleet")) as there:
+        yield there
 
 
 def test_the_heads_token_is_made_and_private(fleet: Fleet) -> None:
@@ -174,8 +104,7 @@ def test_without_the_token_nobody_joins_and_nothing_runs(fleet: Fleet, tmp_path:
 
 def test_work_goes_on_when_a_cable_is_cut_and_the_device_joins_again(fleet: Fleet) -> None:
     wait_for(fleet.all_there, REJOIN_S, fleet.logs)
-    log = fleet.folder / "work.log"
-    work = fleet.head.start([sys.executable, "-c", WORK, fleet.address], log, fleet.env, ROOT)
+    work, log = fleet.drive(WORK)
 
     def lines(word: str) -> list[str]:
         return [line for line in log.read_text().splitlines() if line.startswith(word)]

@@ -67,6 +67,41 @@ def test_a_signal_ends_the_node_and_its_children(token_file, tmp_path):
     assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
 
 
+STUBBORN = """
+import os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: print("told", file=open(sys.argv[1], "a"), flush=True))
+os.kill(os.getppid(), signal.SIGTERM)
+while True:
+    time.sleep(0.05)
+    if sys.argv[2] == "twice" and os.path.exists(sys.argv[1]):
+        os.kill(os.getppid(), signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize(("drain_s", "how"), [(0.5, "once"), (3600.0, "twice")])
+def test_a_node_that_stays_is_ended_at_the_limit_or_by_a_second_signal(
+    token_file, tmp_path, monkeypatch, caplog, drain_s, how
+):
+    caplog.set_level("INFO")
+    monkeypatch.setattr(joining, "GRACE_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        line = run(STUBBORN, str(tmp_path / "told"), how)
+        assert supervise(NODE, address, token_file, drain_s=drain_s, line=line) == 0
+    assert (tmp_path / "told").read_text().startswith("told")  # Ray had its chance to drain
+    assert "work was still under way here: it is repeated elsewhere" in caplog.text
+    assert not psutil.Process().children()
+
+
+def test_without_a_head_nothing_is_waited_for(token_file, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(joining, "GRACE_S", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    line = run(STUBBORN, str(tmp_path / "told"), "once")
+    assert supervise(NODE, address, token_file, drain_s=3600.0, line=line) == 0
+    assert f"the head {address} does not answer: leaving at once" in caplog.text
+
+
 def test_a_head_without_a_port_is_one_message(token_file):
     with pytest.raises(ClusterError, match="needed HOST:PORT"):
         supervise(NODE, "192.0.2.1", token_file, line=run(""))

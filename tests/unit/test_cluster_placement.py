@@ -75,3 +75,14 @@ def test_dead_nodes_do_not_count_and_unlabelled_ones_are_unknown():
         },
     ]
     assert living(nodes) == [NodeInfo("here", "unknown", "unknown", "2", {"CPU": 1.0}, {})]
+
+
+def test_a_node_that_leaves_takes_nothing_new():
+    node = {"NodeID": "2", "Alive": True, "NodeName": "here", "Resources": {"jetson": 1.0}, "Labels": {}}
+    [leaving], [staying] = living([node], {"2": 0}), living([node], {"1": 0})
+    work = Placement(cpus=0, jetson=1)
+    assert (work.slots(leaving), work.slots(staying)) == (0, 1)
+    assert leaving.describe().endswith(", leaving")
+    preflight(work, [leaving, staying])
+    with pytest.raises(ClusterError, match="it was told to leave the cluster and takes no new work"):
+        preflight(work, [leaving])
