@@ -101,7 +101,7 @@ def head_versions(head: str, token_path: Path) -> Finding:
         return Finding(
             False,
             f"head: {head} tells no versions",
-            "Is it a Ray head, and is this its token? There: `ray get-auth-token`.",
+            "Is it a Ray head, and is this its token? There: `ray get-auth-token`. TLS must be on for both, or for none.",
         )
     mine = (platform.python_version(), importlib.metadata.version("ray"))
     theirs = (said["python_version"], said["ray_version"])

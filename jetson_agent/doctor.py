@@ -17,6 +17,7 @@ from jetson_agent import checks
 from jetson_agent.finding import Finding
 from jetson_agent.join import token
 from jetson_agent.node import UNKNOWN, JetsonNode, read_device_tree
+from jetson_agent.tls import tls
 from stages.errors import ClusterError
 
 FREE_DISK_BYTES = 2_000_000_000
@@ -28,7 +29,7 @@ def examine(node: JetsonNode, head: str | None, token_file: Path | None, mlflow:
     """Look at everything, also after something was found wrong. ``mlflow``: address of the tracking server, if any."""
     known = _token(token_file)
     findings = [_python(), _ray(), _module(node), _memory(node), _disk(Path(tempfile.gettempdir())), known]
-    findings += checks.system(node)
+    findings += checks.system(node) + tls()
     if head:
         answers = _port(head)
         findings.append(answers)
