@@ -223,7 +223,7 @@ def _add_learning(app: FastAPI, engine: Engine, learner: Learner, conversation: 
     @app.get("/v1/status")
     def status() -> answers.Status:
         """Whose device this is, what is in use, and what is remembered."""
-        replay = engine.home.replay
+        replay = engine.replay
         return answers.Status(
             cohort=engine.device.cohort,
             user=engine.device.user,

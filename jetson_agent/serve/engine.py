@@ -69,6 +69,8 @@ class Engine:
 
         self.home, self.settings = home, settings
         self.device = home.device
+        self.replay = home.replay
+        """What is remembered; settings that somebody breaks meanwhile stop updates, and no correction."""
         self._encoder = SpeechEncoder.load(self.device.encoder)
         model, tokenizer = load_llm(self.device.llm)
         self._responder = Responder(model, tokenizer, settings.instruction)

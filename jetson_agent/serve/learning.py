@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jetson_agent.budgets import Gate, Limits
-from jetson_agent.home import Home
 from jetson_agent.serve.engine import Engine
 from jetson_agent.telemetry.sampler import Sampler
 from jetson_agent.update import Outcome, adapt
@@ -78,7 +77,7 @@ class Learner:
 
     def state(self) -> LearnerState:
         """Now."""
-        return LearnerState(self._state, waiting(self._home), self._last, self._error)
+        return LearnerState(self._state, waiting(self._engine), self._last, self._error)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -117,18 +116,18 @@ class Learner:
     def _due(self) -> bool:
         if not self._learn_after:
             return False
-        new = waiting(self._home)
+        new = waiting(self._engine)
         if new < self._learn_after:
             return False
         # an update that ended in an error is not begun again before something changed
-        newest = f"{new}:{max((path.name for path in self._home.replay.paths()), default='')}"
+        newest = f"{new}:{max((path.name for path in self._engine.replay.paths()), default='')}"
         if newest == self._tried:
             return False
         self._tried = newest
         return True
 
 
-def waiting(home: Home) -> int:
-    """Corrections that came after the last update began."""
-    updates = [event.when for event in home.shelf.history() if event.what in ("taken", "refused")]
-    return home.replay.corrections_since(updates[-1] if updates else float("-inf"))
+def waiting(engine: Engine) -> int:
+    """Corrections that came after the last update began: it did not see them."""
+    begun = [event.when - event.figures["seconds"] for event in engine.home.history() if "method" in event.figures]
+    return engine.replay.corrections_since(begun[-1] if begun else float("-inf"))

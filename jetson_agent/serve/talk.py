@@ -91,10 +91,10 @@ class Conversation:
         said = normalise(text)
         if not said:
             raise Refused(422, "no word is in the text: send what was said")
-        home = self._engine.home
-        await asyncio.to_thread(home.replay.add, turn.remembered(said, "correction"))
+        engine = self._engine
+        await asyncio.to_thread(engine.replay.add, turn.remembered(said, "correction"))
         return Corrected(
-            utterance=utterance, heard=turn.heard.text, text=said, waiting=await asyncio.to_thread(waiting, home)
+            utterance=utterance, heard=turn.heard.text, text=said, waiting=await asyncio.to_thread(waiting, engine)
         )
 
     def _remember(self, turn: Turn) -> None:
@@ -110,7 +110,7 @@ class Conversation:
             return
         item = turn.remembered(turn.heard.text, "confident")
         try:
-            await asyncio.to_thread(self._engine.home.replay.add_if_new, item)
+            await asyncio.to_thread(self._engine.replay.add_if_new, item)
         except OSError as error:
             logger.warning("an utterance is not remembered: %s", error)
 

@@ -1,0 +1,117 @@
+"""The learner of the service: when it begins, that it makes way, that trouble is told and passes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from jetson_agent.home import Home
+from jetson_agent.serve.learning import Learner
+from tests.unit.test_agent_adapt import correct, home, models  # noqa: F401 - fixtures of the same tiny device
+
+
+class Engine:
+    """What the learner sees of the service's engine."""
+
+    def __init__(self, home: Home) -> None:  # noqa: F811 - as below
+        self.home = home
+        self.replay = home.replay
+        self.busy = False
+        self.refreshed = 0
+
+    def refresh(self) -> bool:
+        self.refreshed += 1
+        return False
+
+
+@pytest.fixture
+def engine(home: Home) -> Engine:  # noqa: F811 - pytest's way
+    return Engine(home)
+
+
+@pytest.fixture
+def learner(engine: Engine) -> Iterator[Learner]:
+    found = Learner(engine, 0)  # type: ignore[arg-type]  # as far as the learner looks
+    found.start()
+    yield found
+    found.close()
+
+
+def until(true: Any, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_it_begins_by_itself_after_enough_corrections_and_not_again_without_new_ones(engine: Engine) -> None:
+    correct(engine.home, 4)
+    found = Learner(engine, 5)  # type: ignore[arg-type]
+    found.start()
+    try:
+        time.sleep(2.5)
+        assert found.state().last is None and found.state().waiting_corrections == 4
+        correct(engine.home, 26, seed=8)
+        until(lambda: found.state().last is not None)
+        outcome = found.state().last
+        until(lambda: found.state().state == "waiting")
+        time.sleep(2.5)
+        assert found.state().last is outcome
+        assert found.state().waiting_corrections == 0
+    finally:
+        found.close()
+
+
+def test_it_waits_while_somebody_waits_for_a_first_word(engine: Engine, learner: Learner) -> None:
+    correct(engine.home, 30)
+    engine.busy = True
+    number = learner.ask()
+    assert not learner.wait(number, 4.0)
+    assert learner.state().state == "learning"
+    engine.busy = False
+    assert learner.wait(number, 60)
+
+
+def test_asked_in_the_middle_of_an_update_it_begins_another(engine: Engine, learner: Learner) -> None:
+    correct(engine.home, 30)
+    engine.busy = True
+    first = learner.ask()
+    until(lambda: learner.state().state == "learning")
+    second = learner.ask()
+    assert second == first + 1
+    engine.busy = False
+    assert learner.wait(second, 60)
+    assert len(engine.home.shelf.history()) == 2
+
+
+def test_trouble_is_told_and_passes(engine: Engine, learner: Learner) -> None:
+    correct(engine.home, 30)
+    settings = engine.home.folder / "learn.json"
+    good = settings.read_text()
+    settings.write_text("{")
+    assert learner.wait(learner.ask(), 60)
+    until(lambda: learner.state().error is not None)
+    assert "learn.json" in str(learner.state().error)
+    settings.write_text(good)
+    assert learner.wait(learner.ask(), 60)
+    assert learner.state().error is None and learner.state().last is not None
+
+
+def test_the_end_of_the_service_does_not_wait_for_an_update(engine: Engine) -> None:
+    correct(engine.home, 30)
+    found = Learner(engine, 0)  # type: ignore[arg-type]
+    found.start()
+    engine.busy = True
+    found.ask()
+    until(lambda: found.state().state == "learning")
+    engine.busy = False
+    found.close()
+    assert found.state().last is None and engine.home.shelf.history() == []
+    assert len(engine.home.replay.items()) == 30
+
+
+def test_it_takes_up_what_others_put_on_the_shelf(engine: Engine, learner: Learner) -> None:
+    until(lambda: engine.refreshed >= 2)
