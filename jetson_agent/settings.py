@@ -24,13 +24,12 @@ class LearnSettings(BaseModel):
     )
     items: int = Field(default=200, gt=0, description="Utterances that the replay buffer keeps.")
     bytes: int = Field(default=64_000_000, gt=0, description="Their size on disk.")
-    steps: int = Field(default=40, gt=0, description="Of an update from no correction at all; see the next one.")
+    steps: int = Field(default=20, gt=0, description="Of an update from no correction at all; see the next one.")
     steps_per_utterance: float = Field(
         default=0.6, ge=0, description="Further steps for each utterance it learns from."
     )
-    batch_size: int = Field(
-        default=8, gt=0, description="Of the user's own utterances; replay adds as many general ones."
-    )
+    batch_size: int = Field(default=8, gt=0, description="Of the user's own utterances in each step.")
+    replay_size: int = Field(default=4, gt=0, description="Of other people's, where the method replays them.")
     learning_rate: float = Field(default=0.003, gt=0)
     density: float = Field(default=0.05, gt=0, le=1, description="Share of the base's weights that change.")
     tolerance: float = Field(default=0.01, ge=0, description="How far other people's WER may be above the base's.")

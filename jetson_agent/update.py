@@ -4,7 +4,7 @@ Every update starts at the base and learns from all that the replay buffer holds
 rounds. What keeps other people understood is the method:
 
 - ``none``: the user's utterances alone.
-- ``replay``: each step also learns from as many utterances of other people.
+- ``replay``: each step also learns from half as many utterances of other people.
 - ``ewc``: a change of a weight costs as much as it matters to other people's speech, see stages.alignment.personal.
 - ``average``: the change is scaled down until the guard is no worse (weight averaging with the base, as WiSE-FT,
   Wortsman et al., CVPR 2022).
@@ -115,7 +115,7 @@ class Learner:
             batch_size=self.settings.batch_size,
             learning_rate=self.settings.learning_rate,
             shift=False,
-            replay="replay" in method,
+            replay=self.settings.replay_size if "replay" in method else 0,
             ewc_weight=self.settings.ewc_weight if method == "ewc" else 0.0,
             seed=self.settings.seed,
         )
@@ -171,8 +171,8 @@ def _adapt(home: Home) -> Outcome:
     learner = load_learner(device.base, device.llm, [item.text for item in learn], settings)
     replayed, judging = home.general()
     version = shelf.current()
-    base = Listener.load(device.base, device.llm)
-    used = Listener.load(device.base, device.llm, version.folder) if version else base
+    base = Listener.load(device.base, device.llm, tokenizer=learner.tokenizer)
+    used = Listener.load(device.base, device.llm, version.folder, learner.tokenizer) if version else base
     # an adapter must not leave other people worse off than the base did, however little each round costs them
     bar: Wers = {"own": wer(used, guard), "general": _general_wer(home, base, judging)}
     whole = learner.train(learn, learner.spelled(replayed))

@@ -44,9 +44,12 @@ class Listener:
         self.tokenizer = tokenizer
 
     @classmethod
-    def load(cls, base_folder: Path, llm_folder: Path, personal_folder: Path | None = None) -> Listener:
+    def load(
+        cls, base_folder: Path, llm_folder: Path, personal_folder: Path | None = None, tokenizer: Any = None
+    ) -> Listener:
         """The base adapter, or a personal one merged into it; reads only rows of the LLM's table, not the LLM.
 
+        ``tokenizer``: the LLM's, where it is loaded already (it takes half a second).
         Raises InputError where the adapter was made for another LLM than the one in ``llm_folder``.
         """
         from stages.models.llm import llm_identity
@@ -62,7 +65,7 @@ class Listener:
                 "Run `dvc repro` to train it for this LLM."
             )
         link = EmbedLink(embedding_rows(llm_folder, vocabulary.ids))
-        return cls(bridge, vocabulary, record, link, load_tokenizer(llm_folder))
+        return cls(bridge, vocabulary, record, link, tokenizer or load_tokenizer(llm_folder))
 
     def read(self, frames: Sequence[np.ndarray]) -> list[ReadOut]:
         """Read-outs of utterances' (T, F) frames."""

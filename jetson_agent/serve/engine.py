@@ -72,8 +72,8 @@ class Engine:
         self.replay = home.replay
         """What is remembered; settings that somebody breaks meanwhile stop updates, and no correction."""
         self._encoder = SpeechEncoder.load(self.device.encoder)
-        model, tokenizer = load_llm(self.device.llm)
-        self._responder = Responder(model, tokenizer, settings.instruction)
+        model, self._tokenizer = load_llm(self.device.llm)
+        self._responder = Responder(model, self._tokenizer, settings.instruction)
         self._steps = ThreadPoolExecutor(1, "model")
         self._urgent = 0
         self._urgent_lock = threading.Lock()
@@ -147,7 +147,7 @@ class Engine:
 
         device, shelf = self.home.in_use()
         version = shelf.current()
-        listener = Listener.load(device.base, device.llm, version.folder if version else None)
+        listener = Listener.load(device.base, device.llm, version.folder if version else None, self._tokenizer)
         return InUse(listener, device.base, version.number if version else None, version.sha256 if version else None)
 
     def _pointed(self) -> list[tuple[int, int]]:

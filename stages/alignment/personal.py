@@ -4,7 +4,7 @@ First the user's frames are shifted so that their mean is the base's (see ``Brid
 Three methods, all through PEFT: ``shira`` changes a chosen 1 to 2 % of the linear weights (SHiRA, Bhardwaj et al., 2024,
 with the mask computed from the user's own utterances), ``lora`` adds a low-rank product, ``full`` changes everything.
 
-Other people's utterances may hold a sparse adapter back, so that it goes on understanding them: ``replay`` learns from as many
+Other people's utterances may hold a sparse adapter back, so that it goes on understanding them: ``replay`` learns from so many
 of them in each step, ``ewc_weight`` makes a change cost as much as the weight matters to them (elastic weight
 consolidation, Kirkpatrick et al., PNAS 2017).
 """
@@ -49,7 +49,7 @@ class PersonalConfig:
     embedding_weight: float = 0.1
     masking: Masking = MASKING
     shift: bool = True  # whether the user's frames are shifted to the base's mean
-    replay: bool = False  # of other people's utterances
+    replay: int = 0  # other people's utterances in each step
     ewc_weight: float = 0.0  # 0: a change costs nothing; for method shira
     seed: int = 0
 
@@ -172,7 +172,7 @@ def _train(
         batch = [queue.pop(0) for _ in range(min(config.batch_size, len(examples)))]
         loss = _masked_loss(bridge, link, [examples[index] for index in batch], config, generator)
         if replayed:  # apart, so that the long utterances of some do not pad the others'
-            mixed = generator.permutation(len(replayed))[: config.batch_size]
+            mixed = generator.permutation(len(replayed))[: config.replay]
             loss = loss + _masked_loss(bridge, link, [replayed[index] for index in mixed], config, generator)
         for cost, change in pull:
             loss = loss + config.ewc_weight * (cost * change.square()).sum()
