@@ -185,7 +185,9 @@ class Home:
         told = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
         padding_s = float(told["features"]["padding_s"])
         tracking = told.get("tracking") or {}
-        self.enrol(server or str(tracking.get("uri") or ""), str(tracking.get("experiment") or "edgealign"))
+        guard = (told.get("promotion") or {}).get("guard_tolerance")
+        rule = {} if guard is None else {"guard_tolerance": float(guard)}
+        self.enrol(server or str(tracking.get("uri") or ""), str(tracking.get("experiment") or "edgealign"), **rule)
         device = Device(cohort, user, models / "encoder", models / "llm", base, padding_s)
         self.set_up(device, [item for item in held_out_of(project) if (item.cohort, item.user) != (cohort, user)])
         personal = project / "artifacts" / "adapters" / cohort / user
@@ -196,15 +198,17 @@ class Home:
             self.shelf.take(personal, f"set up from {project.name}", {})
         return device
 
-    def enrol(self, server: str, experiment: str) -> None:
+    def enrol(self, server: str, experiment: str, **told: Any) -> None:
         """Follow the registry at an address, under a name that tells nobody; without an address nothing changes.
+
+        ``told`` are more of RolloutSettings.
 
         Raises SettingsError where the address is none.
         """
         if not server or server.startswith("sqlite:"):  # a project's own file is no registry for devices
             return
         device = self.rollout.device or f"device-{secrets.token_hex(4)}"
-        told = self.following(server).model_dump() | {"experiment": experiment, "device": device}
+        told = self.following(server).model_dump() | {"experiment": experiment, "device": device, **told}
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_private(self.folder / "rollout.json", (json.dumps(told, indent=2) + "\n").encode())
 

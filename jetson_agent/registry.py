@@ -236,7 +236,7 @@ class Registry:
         tags = dict(self._client.get_model_version(name, number).tags or {})
         if tags.get("adapter_sha256") != pulled["sha256"]:
             raise EntryRefused(f"{name}: version {number} is another adapter now than the one that was judged")
-        told: dict[str, Any] = {key: entry.figures[key] for key in ("wer", "judged") if key in entry.figures}
+        told: dict[str, Any] = {key: entry.figures[key] for key in ("wer", "judged", "words") if key in entry.figures}
         value = verdict_tag(verdict, iso(entry.when), told)
         self._client.set_model_version_tag(name, number, verdict_name(self.settings.device), value)
         if verdict == FAILED and not tags.get(HALTED):

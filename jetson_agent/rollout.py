@@ -200,7 +200,7 @@ class Pull:
             raise InputError(f"{version.model}, version {version.version}: {error}") from None
         start = time.perf_counter()
         figures = judge(self.home, device, used, folder, device.base)
-        said, why = verdict(figures, self.settings.tolerance)
+        said, why = verdict(figures, self.settings.tolerance, self.settings.guard_tolerance)
         pulled = version.named
         figures |= {"pulled": pulled, "verdict": said, "seconds": round(time.perf_counter() - start, 2)}
         if said == FAILED:

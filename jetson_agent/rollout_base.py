@@ -103,7 +103,7 @@ def _try(fleet: Pull, version: Found, personal: Found | None) -> bool:
             check(tried, personal.sha256, base, device.cohort, device.user)
         current = fleet.shelf.current()
         figures = judge(home, device, current.folder if current else None, tried, base)
-        said, why = verdict(figures, fleet.settings.tolerance)
+        said, why = verdict(figures, fleet.settings.tolerance, fleet.settings.guard_tolerance)
         figures |= {"verdict": said, "seconds": round(time.perf_counter() - start, 2)}
         of_base = {**figures, "pulled": version.named}
         if said == FAILED:

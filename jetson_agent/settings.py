@@ -61,7 +61,12 @@ class RolloutSettings(BaseModel):
         default=0.5, gt=0, le=1, description="Share of the canary devices that must have passed before others follow."
     )
     tolerance: float = Field(
-        default=0.01, ge=0, description="How far the WER, the user's or others', may be above that of what is in use."
+        default=0.01, ge=0, description="How far the user's WER may be above that of what is in use."
+    )
+    guard_tolerance: float = Field(
+        default=0.1,
+        ge=0,
+        description="How far others' WER may be above the base's: promotion.guard_tolerance of the project.",
     )
 
     @field_validator("server")

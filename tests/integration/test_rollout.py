@@ -161,7 +161,7 @@ def test_what_is_not_what_was_registered_is_refused(world: World, tmp_path: Path
 
 def test_where_the_guard_gets_worse_the_fleet_halts_and_goes_back(world: World, tmp_path: Path) -> None:
     fair = world.publish("dan")
-    trusting = world.device(tmp_path, "dan", "t-1", tolerance=100.0, share=1.0)
+    trusting = world.device(tmp_path, "dan", "t-1", tolerance=100.0, guard_tolerance=100.0, share=1.0)
     [careful, third] = copies(follow(world.device(tmp_path, "dan", "t-0"), world.uri, "t-0", share=1.0), ["t-2", "t-3"])
     assert all(run(home)[0] for home in (trusting, careful, third))
     used = in_use(careful)
