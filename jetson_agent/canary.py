@@ -92,7 +92,7 @@ def decide(
         return Decision("halted", why)
     canaries = first({*devices, device}, version, share)
     if device in canaries:
-        return Decision("take", f"one of {len(canaries)} of {len({*devices, device})} device(s) that try it first")
+        return Decision("take", f"{len(canaries)} of {len({*devices, device})} device(s) try it first, this is one")
     needed = max(1, math.ceil(enough * len(canaries)))
     passed = sum(said.get("verdict") == PASSED for said in verdicts(tags).values())
     told = f"{passed} device(s) passed it, {needed} needed"

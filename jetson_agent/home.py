@@ -188,7 +188,8 @@ class Home:
         guard = (told.get("promotion") or {}).get("guard_tolerance")
         rule = {} if guard is None else {"guard_tolerance": float(guard)}
         self.enrol(server or str(tracking.get("uri") or ""), str(tracking.get("experiment") or "edgealign"), **rule)
-        device = Device(cohort, user, models / "encoder", models / "llm", base, padding_s)
+        shelf = self._shelf_for(base, self.folder / cohort / user)
+        device = Device(cohort, user, models / "encoder", models / "llm", base, padding_s, shelf)
         self.set_up(device, [item for item in held_out_of(project) if (item.cohort, item.user) != (cohort, user)])
         personal = project / "artifacts" / "adapters" / cohort / user
         if (personal / "adapter.json").is_file() and not self.shelf.history():
@@ -197,6 +198,14 @@ class Home:
             load_personal(personal, base)  # whole, and made for this base
             self.shelf.take(personal, f"set up from {project.name}", {})
         return device
+
+    def _shelf_for(self, base: Path, own: Path) -> str:
+        """The name of the user's shelf for a base: adapters for another one stay where they are."""
+        from stages.alignment.record import read_record
+
+        version, digest = Shelf(own / "shelf").current(), read_record(base).weights_sha256
+        fits = version is None or read_record(version.folder).base_sha256 == digest
+        return "shelf" if fits else f"shelf-{digest[:12]}"
 
     def enrol(self, server: str, experiment: str, **told: Any) -> None:
         """Follow the registry at an address, under a name that tells nobody; without an address nothing changes.

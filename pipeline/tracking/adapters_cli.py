@@ -248,14 +248,8 @@ def _device_row(device: dict[str, Any]) -> list[str]:
 
     in_use = f"version {device['in_use']}" if device["in_use"] else "none of these"
     first = "" if device["canary"] is None else ("yes" if device["canary"] else "no")
-    told = [
-        device["device"],
-        in_use,
-        device["seen"] or "never",
-        first,
-        device["verdict"] or "none",
-        device["judged"] or "",
-    ]
+    seen, judged = ((device[key] or "never")[:16].replace("T", " ") for key in ("seen", "judged"))
+    told = [device["device"], in_use, seen, first, device["verdict"] or "none", judged]
     return [escape(cell) for cell in (*told, change("own"), change("general"))]
 
 

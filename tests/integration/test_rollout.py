@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from jetson_agent.canary import DEVICE, GUARD, HALTED, SHARE, first, verdicts
 from jetson_agent.cli import app
 from jetson_agent.home import Device, Home
-from jetson_agent.rollout import pull, push
+from jetson_agent.rollout import Sent, pull, push
 from jetson_agent.update import adapt
 from pipeline.cli import app as edgealign
 from stages.alignment.adapter import load_base, load_personal, read_record, save_base
@@ -183,6 +183,22 @@ def test_where_the_guard_gets_worse_the_fleet_halts_and_goes_back(world: World, 
     assert run(trusting)[0] and in_use(trusting) == used  # and stays there
     model = world.client.get_registered_model("edgealign.home.dan")
     assert json.loads(model.tags[DEVICE + "t-1"])["version"] == fair
+
+
+def test_where_the_power_fails_after_the_swap_the_verdict_goes_out_later(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = world.publish("eli")
+    home = world.device(tmp_path, "eli")
+    with monkeypatch.context() as cut:
+        cut.setattr("jetson_agent.rollout.push", lambda *arguments: Sent(0, 0, 0))
+        assert run(home)[0]
+    taken = in_use(home)
+    assert taken is not None and not verdicts(world.tags("eli", version))
+    told = run(home)[1]
+    assert "told the registry 1 thing(s)" in told and f"version {version} is in use" in told
+    assert verdicts(world.tags("eli", version))["kitchen-1"]["verdict"] == "passed"
+    assert in_use(home) == taken
 
 
 def test_of_five_devices_the_canaries_go_first(world: World, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from jetson_agent.home import Device, Home
 from jetson_agent.replay import Remembered
 from jetson_agent.update import adapt
-from stages.alignment.adapter import read_record
+from stages.alignment.adapter import read_record, save
 from stages.errors import InputError
 from tests.helpers_alignment import WORDS, spoken
 from tests.helpers_rollout import LEARN, correct, make_home, tiny_models
@@ -113,3 +114,36 @@ def test_another_users_device_stays_when_somebody_is_forgotten(home: Home, model
     home.forget("ann", "home")
     assert home.device.user == "bob" and len(home.replay.items()) == 3
     assert not (home.folder / "home" / "ann").exists()
+
+
+def test_set_up_from_a_project_follows_its_server_and_keeps_adapters_of_another_base_apart(
+    models: Device, tmp_path: Path
+) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(models.base, project / "artifacts" / "adapters" / "base")
+    for name in ("encoder", "llm"):
+        (project / "models" / name).mkdir(parents=True)
+        (project / "models" / name / "identity.json").write_text("{}")
+    told = {
+        "base_cohorts": [],
+        "features": {"padding_s": 0.25},
+        "tracking": {"uri": "http://here:5000", "experiment": "speech"},
+        "promotion": {"guard_tolerance": 0.05},
+    }
+    (project / "params.yaml").write_text(json.dumps(told))
+    found = Home.open(tmp_path / "agent")
+    assert found.setup(project, "home", "ann").padding_s == 0.25
+    settings = found.rollout
+    assert (settings.server, settings.experiment, settings.guard_tolerance) == ("http://here:5000", "speech", 0.05)
+    found.setup(project, "home", "ann", "http://there:5000")
+    assert (found.rollout.server, found.rollout.device) == ("http://there:5000", settings.device)
+
+    record = read_record(models.base)
+    personal = replace(record, kind="personal", cohort="home", user="ann")
+    save(tmp_path / "fits", {}, replace(personal, base_sha256=record.weights_sha256))
+    found.shelf.take(tmp_path / "fits", "learned", {"method": "replay"})
+    assert found.setup(project, "home", "ann").shelf == "shelf"
+    save(tmp_path / "other", {}, replace(personal, base_sha256="0" * 64))
+    found.shelf.take(tmp_path / "other", "learned", {"method": "replay"})
+    assert found.setup(project, "home", "ann").shelf == f"shelf-{record.weights_sha256[:12]}"
+    assert found.shelf.current() is None and len(found.history()) == 2
