@@ -22,6 +22,10 @@ from jetson_agent.home import Device, Home
 from jetson_agent.rollout import Sent, pull, push
 from jetson_agent.update import adapt
 from pipeline.cli import app as edgealign
+from pipeline.cohorts.erasure.person import Person
+from pipeline.cohorts.erasure.state import Erasure
+from pipeline.cohorts.erasure.tracking import TrackingStore, erase, look
+from pipeline.project import Project
 from stages.alignment.adapter import load_base, load_personal, read_record, save_base
 from stages.errors import InputError, TrackingError
 from tests.helpers_adapters import set_params
@@ -75,7 +79,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     assert version is not None
     (folder / "place").mkdir()
     with server(folder, free_port()) as uri:
-        yield World(uri, folder, models, version.folder, folder / "place")
+        found = World(uri, folder, models, version.folder, folder / "place")
+        found.publish("teacher", alias="")  # the project is recorded there
+        yield found
 
 
 def run(home: Home, **options: Any) -> tuple[bool, str]:
@@ -331,8 +337,15 @@ def test_days_without_a_network_are_told_in_order_and_once(world: World, tmp_pat
     path = Path(world.client.download_artifacts(found[0].run_id, "adapter/adapter.json", str(tmp_path)))
     assert json.loads(path.read_text())["train_utterances"] == []  # names of recordings stay on the device
 
-    # an erasure on the head deletes the model: a device that comes back must not bring the person back
-    world.client.delete_registered_model("edgealign.home.gil")
+    # an erasure on the head finds what devices told, and a device that comes back does not bring the person back
+    project = Project(tmp_path / "erasing")
+    project.private.mkdir(parents=True)
+    erasure = Erasure(project, "e-1", "2026-11-23", None, Person("gil", {"home": "gil"}), ["home"])
+    store = TrackingStore(world.uri, None, None)
+    seen = look(store, erasure)
+    assert {run.info.run_id for run in runs} <= set(seen.runs) and "edgealign.home.gil" in seen.models
+    erase(store, erasure, seen)
+    assert look(store, erasure, finished=True).places("") == []
     adapt(home)
     sent = push(home, home.rollout)
     assert sent.told == 0 and sent.waiting > 0 and "edgealign-agent forget home/gil" in sent.problem
