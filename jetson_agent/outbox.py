@@ -89,10 +89,9 @@ class Outbox:
         for folder in self._folders():
             try:
                 found.append(Waiting(folder, _read(folder)))
-            except FileNotFoundError:
-                continue  # told meanwhile
-            except (ValueError, ValidationError) as error:
-                self._refuse(folder, f"not readable ({error})")
+            except (FileNotFoundError, ValueError, ValidationError) as error:
+                if folder.is_dir():  # else it was told meanwhile
+                    self._refuse(folder, f"not readable ({error})")
         return found
 
     def replay(self, send: Callable[[Waiting], None]) -> int:

@@ -53,10 +53,10 @@ def push(home: Home, settings: RolloutSettings, registry: Registry | None = None
                 _check_forgotten(outbox, registry)
                 told += outbox.replay(registry.tell)
                 _check_forgotten(outbox, registry)  # the first adapter may have made the model
-    except (TrackingError, InputError) as error:
-        problem = str(error)
-    except Timeout:
+    except Timeout:  # an OSError, too
         problem = "another process is sending"
+    except (TrackingError, InputError, OSError) as error:
+        problem = str(error)
     sizes = [outbox.size() for outbox in home.outboxes()]
     return Sent(told, sum(size.entries for size in sizes), sum(size.aside for size in sizes), problem)
 

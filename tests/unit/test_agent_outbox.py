@@ -16,6 +16,7 @@ import pytest
 from jetson_agent.home import Device, Home
 from jetson_agent.journal import note, roll_back
 from jetson_agent.outbox import Entry, EntryRefused, Outbox, Waiting
+from jetson_agent.rollout import push
 from stages.atomic import sha256_json
 from stages.errors import InputError, TrackingError
 from tests.unit.test_agent_learn import KILLS, adapter
@@ -112,11 +113,12 @@ def test_an_entry_that_cannot_be_read_is_put_aside(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path)
     outbox.put(entry(0))
     outbox.put(entry(1))
+    (tmp_path / "0000000003-update-empty").mkdir()
     [path] = tmp_path.glob("0000000001-*/entry.json")
     path.write_text(path.read_text().replace('"taken"', "7"))
     assert [item.entry.figures["number"] for item in outbox.waiting()] == [1]
-    [reason] = tmp_path.glob("refused/*/reason.json")
-    assert "not readable" in reason.read_text()
+    reasons = [path.read_text() for path in tmp_path.glob("refused/*/reason.json")]
+    assert len(reasons) == 2 and all("not readable" in reason for reason in reasons)
 
 
 def test_each_event_of_the_shelf_is_noted_once(home: Home, tmp_path: Path) -> None:
@@ -173,6 +175,21 @@ def test_an_earlier_users_entries_wait_on_and_are_forgotten_with_the_user(home: 
     home.forget("ann")
     assert home.waiting() == {"entries": 0, "bytes": 0, "refused": 0}
     assert not (home.folder / "home" / "ann").exists()
+
+
+def test_where_another_process_sends_a_push_waits_and_says_so(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jetson_agent.outbox.SEND_WAIT_S", 0.1)
+    monkeypatch.setattr("jetson_agent.rollout._check_forgotten", lambda *_: None)
+    home.shelf.refuse("worse", {"method": "replay"})
+    note(home)
+
+    class Deaf:
+        def tell(self, item: Waiting) -> None:
+            raise AssertionError("two senders at once")
+
+    with home.outbox._lock(".sending", 1.0):
+        sent = push(home, home.rollout, Deaf())  # type: ignore[arg-type]
+    assert (sent.told, sent.waiting, sent.problem) == (0, 1, "another process is sending")
 
 
 def test_killed_at_any_moment_each_event_is_told_once_and_in_order(home: Home, tmp_path: Path) -> None:
