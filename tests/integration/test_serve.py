@@ -42,7 +42,7 @@ def service(trained_device: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     folder = tmp_path_factory.mktemp("serve")
     home = copy_device(trained_device, folder / "agent")
     # a long line of requests is what some of the tests are about
-    (home / "serve.json").write_text(json.dumps({"requests_per_minute": 100_000, "learn_after": 0}))
+    (home / "serve.json").write_text(json.dumps({"requests_per_minute": 100_000, "learn_after": 0, "confident": 0.5}))
     with served(home, folder / "log") as found:
         yield found
 
@@ -155,6 +155,25 @@ def test_a_correction_is_on_the_disk_before_it_is_confirmed(
     numbers = ("zero", "one", "two", "three", "four")
     assert [item.text for item in items] == [f"turn on light {number} please" for number in numbers]
     assert {item.source for item in items} == {"correction"} and all(item.samples is not None for item in items)
+
+
+def test_what_it_is_sure_of_is_remembered_and_a_correction_stays_one(service: Served, said: dict[str, Path]) -> None:
+    replay = Home.open(service.home).replay
+    text, path = list(said.items())[-1]
+    heard = service.call("POST", "/v1/replies", data=path.read_bytes()).json()
+
+    def kept() -> list[tuple[str, str]]:
+        return [(item.text, item.source) for item in replay.items() if item.utterance == heard["utterance"]]
+
+    deadline = time.monotonic() + 20
+    while not kept():  # after the reply, not before it
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert heard["confidence"] >= 0.5 and kept() == [(text, "confident")]
+    service.call("POST", "/v1/corrections", json={"utterance": heard["utterance"], "text": "call my brother"})
+    service.call("POST", "/v1/replies", data=path.read_bytes())
+    time.sleep(1)
+    assert kept() == [("call my brother", "correction")]
 
 
 def test_what_it_does_not_remember_cannot_be_corrected(service: Served) -> None:

@@ -65,6 +65,19 @@ def test_it_begins_by_itself_after_enough_corrections_and_not_again_without_new_
         found.close()
 
 
+def test_what_came_to_nothing_is_not_tried_again_and_again(engine: Engine) -> None:
+    correct(engine.home, 2)  # too few to judge by: no line of the history says that it was tried
+    found = Learner(engine, 2)  # type: ignore[arg-type]
+    found.start()
+    try:
+        until(lambda: found.state().last is not None)
+        outcome = found.state().last
+        time.sleep(2.5)
+        assert found.state().last is outcome
+    finally:
+        found.close()
+
+
 def test_it_waits_while_somebody_waits_for_a_first_word(engine: Engine, learner: Learner) -> None:
     correct(engine.home, 30)
     engine.busy = True
