@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from stages.alignment.methods.names import NAMES, STAGE_METHODS
 from stages.errors import SettingsError
 
 COHORT_NAME = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}$")
@@ -75,6 +76,21 @@ class Alignment(Frozen):
     heads: Positive = 4
     dropout: Share = 0.1
     embedding_weight: Annotated[float, Field(ge=0.0)] = 0.1
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _method_of_the_stages(cls, name: Any) -> Any:
+        if name in NAMES and name not in STAGE_METHODS:
+            raise ValueError(
+                f"{name} is there to be compared with, by `make bench AREA=methods` alone; the stages train "
+                f"{' or '.join(STAGE_METHODS)}"
+            )
+        if name not in NAMES:
+            raise ValueError(
+                f"not known. The stages train {' or '.join(STAGE_METHODS)}; `make bench AREA=methods` compares it with "
+                f"{', '.join(other for other in NAMES if other not in STAGE_METHODS)}"
+            )
+        return name
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Alignment:

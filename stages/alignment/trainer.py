@@ -139,14 +139,15 @@ class Trainer:
         batches = length_batches([len(example.frames) for example in self.examples], self.config.batch_size, generator)
         for batch in batches:
             between_steps()
-            frames, lengths, targets = collate([self.examples[index] for index in batch])
-            frames = mask_frames(frames, lengths, self.config.masking, generator)
-            losses.append(self._step(frames, lengths, targets))
+            losses.append(self.step([self.examples[index] for index in batch], generator))
         self.epoch += 1
         self.seconds += time.perf_counter() - start
         return float(np.mean(losses))
 
-    def _step(self, frames: Tensor, lengths: Tensor, targets: list[Tensor]) -> float:
+    def step(self, batch: Sequence[Example], generator: np.random.Generator) -> float:
+        """One optimiser step on a batch, masks drawn from ``generator``; the loss before it."""
+        frames, lengths, targets = collate(batch)
+        frames = mask_frames(frames, lengths, self.config.masking, generator)
         loss = alignment_loss(self.bridge, self.link, frames, lengths, targets, self.config.embedding_weight)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
