@@ -38,7 +38,7 @@ class Entry(BaseModel):
     when: float = Field(description="Seconds since 1970, by the device's clock.")
     cohort: str
     user: str
-    what: str = Field(description="taken, refused, rolled back, withdrawn")
+    what: str = Field(description="As jetson_agent.shelf.Event.")
     why: str
     figures: dict[str, Any] = Field(default_factory=dict)
 

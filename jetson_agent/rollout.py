@@ -153,8 +153,7 @@ class Pull:
     def _follow(self, model: Model, version: Found, again: bool) -> bool:
         current = self.shelf.current()
         if current is not None and current.sha256 == version.sha256:
-            self.tell(f"version {version.version} is in use: nothing to do")
-            return True
+            return self._look_again(version, current.folder)
         if self.coming and version.tags.get("base_sha256") == self.coming:
             self.tell(f"version {version.version} waits for its base")
             return True
@@ -170,6 +169,28 @@ class Pull:
         with tempfile.TemporaryDirectory(prefix="edgealign-pull-", dir=self.home.own) as folder:
             return self._try(version, self.registry.fetch(version, Path(folder)), current.folder if current else None)
 
+    def _look_again(self, version: Found, used: Path) -> bool:
+        """Judge what is in use once more where the user has corrected more since, and leave it where it is worse now."""
+        from jetson_agent.judge import judge, verdict
+        from jetson_agent.update import split
+
+        last = _last(self.shelf.history(), version.model)
+        judged = last.figures.get("judged", {}).get("own", 0) if last else 0
+        own = len(split(self.home.replay.items())[1]) if last and not self.dry_run else 0
+        if last is None or last.figures["pulled"] != version.named or own <= judged:
+            self.tell(f"version {version.version} is in use: nothing to do")
+            return True
+        before = self.shelf.before()
+        figures = judge(self.home, self.device, before.folder if before else None, used, self.device.base)
+        said, why = verdict(figures, self.settings.tolerance, self.settings.guard_tolerance)
+        figures |= {"pulled": version.named, "verdict": said}
+        if said == FAILED:
+            self.shelf.withdraw(version.sha256, why, figures)
+        else:
+            self.shelf.note("judged", why, figures)
+        self.tell(f"version {version.version} {'left' if said == FAILED else 'stays'}, judged again: {why}")
+        return said != FAILED
+
     def may_try(self, model: Model, version: Found, events: list[Event], again: bool) -> Decision | None:
         """Why this device may try a version now; None where it may not, which was told.
 
@@ -178,7 +199,7 @@ class Pull:
         what = f"{'base ' if model.name.endswith('.base') else ''}version {version.version}"
         before = _last(events, model.name)
         if before is not None and before.figures["pulled"]["sha256"] == version.sha256 and not again:
-            left = "what is in use came after it" if before.what == "taken" else before.why
+            left = "what is in use came after it" if before.what in ("taken", "judged") else before.why
             self.tell(f"{what} was {before.what} on {iso(before.when)} ({left}): --again tries it once more")
             return None
         share, known = share_of(version.tags, self.settings.share), devices_of(model.tags)

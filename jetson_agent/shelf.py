@@ -35,7 +35,7 @@ class Event:
     """One line of the history: ``number`` is in use from then on (None: the base alone)."""
 
     when: float  # seconds since 1970
-    what: str  # "taken", "refused", "rolled back" or "withdrawn"
+    what: str  # "taken", "judged" (again), "refused", "rolled back" or "withdrawn"
     number: int | None
     why: str
     figures: dict[str, Any] = field(default_factory=dict)
@@ -121,6 +121,11 @@ class Shelf:
             number = state["stack"][-1]["number"] if state["stack"] else None
             self._write(state, Event(time.time(), "withdrawn", number, why, figures))
         return self.current()
+
+    def before(self) -> Version | None:
+        """The version that a roll-back would put in use; None: the base alone."""
+        stack = self._state()["stack"]
+        return self._version(stack[-2]) if len(stack) > 1 else None
 
     def holds(self, sha256: str) -> bool:
         """Whether a version with these weights is in use, or can be gone back to."""

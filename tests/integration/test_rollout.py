@@ -191,6 +191,32 @@ def test_where_the_guard_gets_worse_the_fleet_halts_and_goes_back(world: World, 
     assert json.loads(model.tags[DEVICE + "t-1"])["version"] == fair
 
 
+def test_a_version_that_later_corrections_show_to_be_worse_is_left_and_halted(world: World, tmp_path: Path) -> None:
+    good = world.publish("lea")
+    home = follow(
+        make_home(tmp_path / "agent", replace(world.models, user="lea")), world.uri, "t-1", guard_tolerance=100.0
+    )
+    assert run(home)[0]
+    used = in_use(home)
+    correct(home, 8)
+    assert f"version {good} stays, judged again" in run(home)[1]
+    assert f"version {good} is in use: nothing to do" in run(home)[1]
+    events = home.shelf.history()
+    assert [event.what for event in events] == ["taken", "judged"]
+    assert verdicts(world.tags("lea", good))["t-1"]["judged"]["own"] == events[1].figures["judged"]["own"] >= 3
+
+    for path in home.replay.folder.glob("*.safetensors"):
+        path.unlink()  # nothing judges the next one
+    bad = world.publish("lea", -6.0)
+    assert run(home)[0] and in_use(home) == world.tags("lea", bad)["adapter_sha256"]
+    correct(home)
+    done, told = run(home)
+    assert not done and f"version {bad} left, judged again: worse than what is in use" in told
+    assert in_use(home) == used
+    assert "t-1" in world.tags("lea", bad)[HALTED] and verdicts(world.tags("lea", bad))["t-1"]["verdict"] == "failed"
+    assert run(home)[0] and in_use(home) == used
+
+
 def test_where_the_power_fails_after_the_swap_the_verdict_goes_out_later(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
