@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from jetson_agent.home import Device, Home
 from jetson_agent.replay import Remembered
+from jetson_agent.rollout import pull
 from stages.examples import LabelledUtterance
 from tests.helpers_alignment import spoken
 
@@ -119,3 +120,46 @@ def publish(uri: str, folder: Path, user: str | None, *, alias: str = "champion"
     if alias:
         client.set_registered_model_alias(name, alias, found.version)
     return str(found.version)
+
+
+@dataclass
+class World:
+    """A server, the tiny models, and an adapter that helps whoever speaks as in ``correct``."""
+
+    uri: str
+    folder: Path  # of the server
+    models: Device
+    good: Path
+    place: Path  # for the projects that register
+
+    @property
+    def client(self) -> Any:
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    def tags(self, user: str, version: str) -> dict[str, str]:
+        return dict(self.client.get_model_version(f"edgealign.home.{user}", version).tags)
+
+    def publish(self, user: str, scale: float = 1.0, *, alias: str = "champion", **record: Any) -> str:
+        """Register an adapter of a user: the good one, its change ``scale`` times as large."""
+        name = f"{user}-{scale}-{len(list(self.place.iterdir()))}"
+        made = changed(self.good, self.place / name, scale, **{"user": user, **record})
+        return publish(self.uri, made, user, alias=alias, place=self.place / f"{name}-project")
+
+    def device(self, folder: Path, user: str, name: str = "kitchen-1", **settings: Any) -> Home:
+        """A user's device that follows the server; its user has corrected something."""
+        home = make_home(folder / name, replace(self.models, user=user))
+        correct(home)
+        return follow(home, self.uri, name, **settings)
+
+
+def run(home: Home, **options: Any) -> tuple[bool, str]:
+    lines: list[str] = []
+    done = pull(home, home.rollout, lines.append, **options)
+    return done, "\n".join(lines)
+
+
+def in_use(home: Home) -> str | None:
+    current = home.shelf.current()
+    return current.sha256 if current else None

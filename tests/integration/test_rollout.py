@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from typer.testing import CliRunner
 
 from jetson_agent.canary import DEVICE, GUARD, HALTED, SHARE, first, verdicts
 from jetson_agent.cli import app
-from jetson_agent.home import Device, Home
-from jetson_agent.rollout import Sent, pull, push
+from jetson_agent.rollout import Sent, push
 from jetson_agent.update import adapt
 from pipeline.cli import app as edgealign
 from pipeline.cohorts.erasure.person import Person
@@ -30,42 +29,10 @@ from stages.alignment.adapter import load_base, load_personal, read_record, save
 from stages.errors import InputError, TrackingError
 from tests.helpers_adapters import set_params
 from tests.helpers_cohorts import make_project
-from tests.helpers_rollout import changed, copies, correct, follow, make_home, publish, tiny_models
+from tests.helpers_rollout import World, changed, copies, correct, follow, in_use, make_home, publish, run, tiny_models
 from tests.helpers_server import ROOT, free_port, plain_environment, server
 
 pytestmark = pytest.mark.integration
-
-
-@dataclass
-class World:
-    """A server, the tiny models, and an adapter that helps whoever speaks as in ``correct``."""
-
-    uri: str
-    folder: Path  # of the server
-    models: Device
-    good: Path
-    place: Path  # for the projects that register
-
-    @property
-    def client(self) -> Any:
-        from mlflow import MlflowClient
-
-        return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-
-    def tags(self, user: str, version: str) -> dict[str, str]:
-        return dict(self.client.get_model_version(f"edgealign.home.{user}", version).tags)
-
-    def publish(self, user: str, scale: float = 1.0, *, alias: str = "champion", **record: Any) -> str:
-        """Register an adapter of a user: the good one, its change ``scale`` times as large."""
-        name = f"{user}-{scale}-{len(list(self.place.iterdir()))}"
-        made = changed(self.good, self.place / name, scale, **{"user": user, **record})
-        return publish(self.uri, made, user, alias=alias, place=self.place / f"{name}-project")
-
-    def device(self, folder: Path, user: str, name: str = "kitchen-1", **settings: Any) -> Home:
-        """A user's device that follows the server; its user has corrected something."""
-        home = make_home(folder / name, replace(self.models, user=user))
-        correct(home)
-        return follow(home, self.uri, name, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -82,17 +49,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         found = World(uri, folder, models, version.folder, folder / "place")
         found.publish("teacher", alias="")  # the project is recorded there
         yield found
-
-
-def run(home: Home, **options: Any) -> tuple[bool, str]:
-    lines: list[str] = []
-    done = pull(home, home.rollout, lines.append, **options)
-    return done, "\n".join(lines)
-
-
-def in_use(home: Home) -> str | None:
-    current = home.shelf.current()
-    return current.sha256 if current else None
 
 
 def test_a_device_takes_the_champion_once(world: World, tmp_path: Path) -> None:
