@@ -18,6 +18,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from fastapi_offline import FastAPIOffline
 from starlette.requests import ClientDisconnect
 
+from jetson_agent.journal import roll_back
 from jetson_agent.serve import answers
 from jetson_agent.serve.access import SUBPROTOCOL, Access
 from jetson_agent.serve.engine import Engine
@@ -206,7 +207,7 @@ def _add_learning(app: FastAPI, engine: Engine, learner: Learner, conversation: 
     @app.post("/v1/rollback")
     async def rollback(why: answers.Rollback) -> answers.InUse:
         """Go back to the adapter's version before, or to the base alone."""
-        version = await asyncio.to_thread(engine.home.shelf.rollback, why.why)
+        version = await asyncio.to_thread(roll_back, engine.home, why.why)
         await asyncio.to_thread(engine.refresh)
         return answers.InUse(version=version.number if version else None)
 
@@ -217,7 +218,7 @@ def _add_learning(app: FastAPI, engine: Engine, learner: Learner, conversation: 
             answers.HistoryEvent(
                 when=event.when, what=event.what, version=event.number, why=event.why, figures=event.figures
             )
-            for event in engine.home.shelf.history()
+            for event in engine.home.history()
         ]
 
     @app.get("/v1/status")
