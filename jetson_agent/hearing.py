@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from jetson_agent.home import Home
-from jetson_agent.replay import Remembered
-from stages.atomic import sha256_bytes
+from jetson_agent.replay import Remembered, name_of
 from stages.errors import InputError
 
 
 def hear(home: Home, recording: Path) -> Remembered:
     """The utterance in a recording of any format and rate that libsndfile reads, as the adapter in use hears it.
 
-    It is named by its content, so that the same recording is remembered once. Raises InputError.
+    It is named by its samples, so that the same recording is remembered once. Raises InputError.
     """
     from stages.audio import load_audio
     from stages.listener import Listener
@@ -30,7 +29,7 @@ def hear(home: Home, recording: Path) -> Remembered:
     listener = Listener.load(device.base, device.llm, version.folder if version else None)
     heard = listener.hear(samples, encoder, device.padding_s)
     return Remembered(
-        sha256_bytes(content)[:16],
+        name_of(samples),
         samples,
         heard.frames.astype("float16"),
         heard.text,

@@ -30,6 +30,11 @@ class Remembered:
     confidence: float
 
 
+def name_of(samples: np.ndarray) -> str:
+    """A name for (n,) float32 samples: the same recording is the same utterance, whichever way it came in."""
+    return sha256_bytes(samples.tobytes())[:16]
+
+
 class ReplayBuffer:
     """A folder of utterances, in the order in which they came."""
 

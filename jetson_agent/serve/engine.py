@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from jetson_agent.home import Home
-from jetson_agent.replay import Remembered
+from jetson_agent.replay import Remembered, name_of
 from jetson_agent.serve.settings import ServeSettings
-from stages.atomic import sha256_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,7 +109,7 @@ class Engine:
         """(n,) float32 at 16 kHz as the adapter in use hears it; for ``step``."""
         began, in_use = time.perf_counter(), self.in_use
         heard = in_use.listener.hear(samples, self._encoder, self.device.padding_s)
-        return Turn(sha256_bytes(samples.tobytes())[:16], samples, heard, in_use.version, began)
+        return Turn(name_of(samples), samples, heard, in_use.version, began)
 
     def reply(self, turn: Turn) -> Iterator[str]:
         """Pieces of the LLM's reply; each ``next`` is for ``step``. Nothing where nothing was heard."""

@@ -287,3 +287,16 @@ def test_a_host_beside_it_gets_nothing_without_the_token(trained_device: Path, t
             assert ask("-H", "Authorization: Bearer nonsense") == "401"
             assert ask("-H", f"Authorization: Bearer {token}") == "200"
             assert token not in service.log.read_text()
+
+
+def test_the_commands_and_the_service_know_an_utterance_by_the_same_name(
+    service: Served, said: dict[str, Path], tmp_path: Path
+) -> None:
+    from jetson_agent.hearing import hear
+
+    path = list(said.values())[1]
+    samples, rate_hz = soundfile.read(path, dtype="int16")
+    soundfile.write(tmp_path / "said.flac", samples, rate_hz)
+    heard = service.call("POST", "/v1/transcriptions", data=path.read_bytes()).json()
+    item = hear(Home.open(service.home), tmp_path / "said.flac")
+    assert (item.utterance, item.heard) == (heard["utterance"], heard["text"])
