@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -101,16 +101,12 @@ def _add_errors(app: FastAPI) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
-    @app.get("/", include_in_schema=False)
-    async def page() -> Response:
-        return FileResponse(WEB / "index.html", headers=PAGE_HEADERS)
+    def file(name: str) -> Callable[[], Response]:
+        return lambda: FileResponse(WEB / name, headers=PAGE_HEADERS)
 
+    app.add_api_route("/", file("index.html"), include_in_schema=False, response_model=None)
     for name in ("app.js", "capture.js", "style.css"):
-
-        def file(name: str = name) -> Response:
-            return FileResponse(WEB / name, headers=PAGE_HEADERS)
-
-        app.get(f"/{name}", include_in_schema=False)(lambda file=file: file())
+        app.add_api_route(f"/{name}", file(name), include_in_schema=False, response_model=None)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -171,8 +167,9 @@ def _add_turns(app: FastAPI, engine: Engine, conversation: Conversation) -> None
     @app.post("/v1/replies/stream", response_class=EventSourceResponse, openapi_extra=recording)
     async def stream(utterance: Utterance = said) -> AsyncIterator[ServerSentEvent]:
         """The LLM's reply to a recording as server-sent events: `heard`, `token` (many), `done`."""
-        async for part in conversation.answer(utterance.samples, utterance.began):
-            yield ServerSentEvent(event=_kind(part), data=part)
+        async with aclosing(conversation.answer(utterance.samples, utterance.began)) as parts:  # whoever leaves early
+            async for part in parts:
+                yield ServerSentEvent(event=_kind(part), data=part)
 
 
 def _kind(part: answers.Transcription | answers.Token) -> str:
@@ -273,6 +270,8 @@ def _add_stream(app: FastAPI, engine: Engine, conversation: Conversation, rate: 
             if incoming is None:
                 raise Refused(400, '{"type": "end"} came before {"type": "start"}')
             began = time.perf_counter()
-            async for part in conversation.answer(await asyncio.to_thread(incoming.samples), began):
-                await socket.send_json({"type": _kind(part), **part.model_dump()})
+            samples = await asyncio.to_thread(incoming.samples)
+            async with aclosing(conversation.answer(samples, began)) as parts:
+                async for part in parts:
+                    await socket.send_json({"type": _kind(part), **part.model_dump()})
         return None

@@ -121,11 +121,10 @@ class Engine:
     def warm_up(self) -> None:
         """Hear and answer a second of silence: the first real request is then as quick as those after it."""
         import numpy as np
-        import torch
 
         self.hear(np.zeros(16_000, dtype=np.float32))
         rows = self.in_use.listener.link.rows[:4]
-        for _ in zip(range(3), self._responder.reply(torch.as_tensor(rows), 3), strict=False):
+        for _ in zip(range(3), self._responder.reply(rows, 3), strict=False):
             pass
 
     def refresh(self) -> bool:

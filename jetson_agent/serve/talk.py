@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack
 from typing import TypeVar
 
@@ -40,17 +40,17 @@ class Conversation:
     async def transcribe(self, samples: np.ndarray, began: float) -> Transcription:
         """What is heard in (n,) float32 at 16 kHz. ``began``: ``time.perf_counter()`` when the utterance was there."""
         async for part in self._turn(samples, began, reply=False):
-            assert isinstance(part, Transcription)
-            return part
-        raise AssertionError("a turn has at least one part")
+            told = part
+        assert isinstance(told, Transcription)
+        return told
 
-    def answer(self, samples: np.ndarray, began: float) -> AsyncIterator[Transcription | Token | Reply]:
+    def answer(self, samples: np.ndarray, began: float) -> AsyncGenerator[Transcription | Token | Reply, None]:
         """The transcription, the reply's tokens as they come, and the whole."""
         return self._turn(samples, began, reply=True)
 
     async def _turn(
         self, samples: np.ndarray, began: float, reply: bool
-    ) -> AsyncIterator[Transcription | Token | Reply]:
+    ) -> AsyncGenerator[Transcription | Token | Reply, None]:
         self.check_room()
         self._under_way += 1
         try:
@@ -61,18 +61,17 @@ class Conversation:
                 told = _told(turn, decoded - began, turn.began - decoded)
                 self._remember(turn)
                 yield told
-                if not reply:
-                    return
-                pieces = self._engine.reply(turn)
+                pieces = self._engine.reply(turn) if reply else iter(())
                 text, first = "", None
-                while (piece := await self._step(lambda: next(pieces, None))) is not None:
+                while reply and (piece := await self._step(lambda: next(pieces, None))) is not None:
                     if first is None:
                         first = time.perf_counter() - began
                         hurry.close()
                     text += piece
                     yield Token(text=piece)
-            seconds = told.seconds.model_copy(update={"first_token": first, "total": time.perf_counter() - began})
-            yield Reply(**{**told.model_dump(), "seconds": seconds, "reply": text})
+            if reply:
+                seconds = told.seconds.model_copy(update={"first_token": first, "total": time.perf_counter() - began})
+                yield Reply(**{**told.model_dump(), "seconds": seconds, "reply": text})
         finally:
             self._under_way -= 1
         await self._keep_confident(turn)

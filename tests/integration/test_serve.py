@@ -300,3 +300,22 @@ def test_the_commands_and_the_service_know_an_utterance_by_the_same_name(
     heard = service.call("POST", "/v1/transcriptions", data=path.read_bytes()).json()
     item = hear(Home.open(service.home), tmp_path / "said.flac")
     assert (item.utterance, item.heard) == (heard["utterance"], heard["text"])
+
+
+def test_who_leaves_in_the_middle_of_a_reply_takes_nobody_s_place(service: Served, said: dict[str, Path]) -> None:
+    text, path = next(iter(said.items()))
+    for _ in range(10):
+        with service.talk() as socket:
+            socket.send(json.dumps({"type": "start"}))
+            socket.send(pcm(path))
+            socket.send(json.dumps({"type": "end"}))
+            assert json.loads(socket.recv(60))["type"] == "heard"
+        with service.call("POST", "/v1/replies/stream", data=path.read_bytes(), stream=True) as answer:
+            next(answer.iter_lines())
+    # sixteen may be under way at once: twenty that nobody waits for would leave no room
+    deadline = time.monotonic() + 30
+    while (answer := service.call("POST", "/v1/transcriptions", data=path.read_bytes())).status_code == 503:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert answer.json()["text"] == text
+    assert "Traceback" not in service.log.read_text(), service.log.read_text()[-3000:]

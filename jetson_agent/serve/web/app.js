@@ -47,6 +47,10 @@ function connected() {
   const names = ["edgealign", ...(token ? [`edgealign.bearer.${token}`] : [])];
   socket = new WebSocket(`${scheme}://${location.host}/v1/talk`, names);
   socket.onmessage = (event) => show(JSON.parse(event.data));
+  socket.onclose = () => {
+    if (talking) complain("the connection was lost: press Talk again");
+    rest();
+  };
   return new Promise((done, fail) => {
     socket.onopen = done;
     socket.onerror = () => fail(new Error("the service does not answer: is it running, and the token right?"));
@@ -79,12 +83,16 @@ async function begin() {
   at("talk").textContent = "Listening…";
 }
 
-function end() {
-  if (!talking) return;
+function rest() {
   talking = false;
   at("level").value = 0;
   at("talk").setAttribute("aria-pressed", "false");
   at("talk").textContent = "Talk";
+}
+
+function end() {
+  if (!talking) return;
+  rest();
   socket.send(JSON.stringify({ type: "end" }));
 }
 
