@@ -98,13 +98,18 @@ class Trained:
 
     def seconds_to(self, quality: float) -> float | None:
         """Seconds of training until the WER stays at or under ``quality``; None where it never does."""
-        reached = None
-        for seconds, wer in self.curve:
-            if wer > quality:
-                reached = None
-            elif reached is None:
-                reached = seconds
-        return reached
+        return seconds_to(self.curve, quality)
+
+
+def seconds_to(curve: Sequence[tuple[float, float]], quality: float) -> float | None:
+    """The first of a curve's (seconds, WER) points from which on the WER stays at or under ``quality``; None without one."""
+    reached = None
+    for seconds, wer in curve:
+        if wer > quality:
+            reached = None
+        elif reached is None:
+            reached = seconds
+    return reached
 
 
 def train(

@@ -72,9 +72,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_area(area: str, figures: Sequence[Figure], plots: dict[str, Any] | None = None) -> Path:
-    """Write ``docs/benchmarks/<area>.json``."""
-    path = FOLDER / f"{area}.json"
+def write_area(
+    area: str, figures: Sequence[Figure], plots: dict[str, Any] | None = None, folder: Path = FOLDER, tell: bool = True
+) -> Path:
+    """Write ``docs/benchmarks/<area>.json`` and ``tell`` the figures; ``folder`` for runs that are not to stand there."""
+    path = folder / f"{area}.json"
     write_json(
         path,
         {
@@ -87,7 +89,7 @@ def write_area(area: str, figures: Sequence[Figure], plots: dict[str, Any] | Non
             "plots": plots or {},
         },
     )
-    for figure in figures:
+    for figure in figures if tell else ():
         asked = f"   asked {figure.asked}: {'met' if figure.met else 'NOT met'}" if figure.asked else ""
         print(f"{figure.name}: {figure.value} {figure.unit}{asked}", file=sys.stderr)
     return path

@@ -31,11 +31,17 @@ class Schedule:
     weight_decay: float = 0.01
     warm_up: float = 0.1  # share of all steps
     clip: float = 1.0
+    limit: int | None = None  # at most so many steps; the rate ends with them
     seed: int = 0
+
+    def epoch_steps(self, examples: int) -> int:
+        """Optimiser steps of an epoch."""
+        return max(1, -(-examples // self.batch_size))
 
     def steps(self, examples: int) -> int:
         """Optimiser steps of the whole schedule."""
-        return self.epochs * -(-examples // self.batch_size)
+        total = self.epochs * self.epoch_steps(examples)
+        return total if self.limit is None else min(total, self.limit)
 
 
 class Method(Protocol):
