@@ -108,6 +108,25 @@ def in_double(model: Any) -> None:
 
 
 @pytest.mark.parametrize("name", IN_THE_LOOP)
+def test_loss_and_gradients_are_those_of_the_whole_sequence_after_some_learning(material: Material, name: str) -> None:
+    """No prefix kept, no cache: a prefix that a LoRA has changed since must not be an old one, nor cut its gradients."""
+    method: Any = make_method(name, material, SCHEDULE)
+    for _ in range(3):
+        method.step(material.examples)
+    example = material.examples[1]
+    reply = method.llm.reply_ids(example.text)
+    pieces = [method.llm.rows(method.llm.parts.prefix_ids), *method.hear([example])]
+    pieces += [method.llm.rows(method.llm.parts.suffix_ids), method.llm.rows(reply[:-1])]
+    scores = method.llm.model(inputs_embeds=torch.cat(pieces)[None], use_cache=False).logits[0, -len(reply) :]
+    slow = functional.cross_entropy(scores, torch.tensor(reply))
+    fast = method.loss([example])
+    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-5)
+    both = [torch.autograd.grad(loss, method.parameters()) for loss in (fast, slow)]
+    for found, expected in zip(*both, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", IN_THE_LOOP)
 def test_reading_is_the_greedy_reply_under_the_training_prompt(material: Material, name: str) -> None:
     method: Any = make_method(name, material, SCHEDULE)
     method.step(material.examples)
@@ -188,8 +207,8 @@ def test_a_window_of_a_qformer_does_not_see_the_others_nor_the_padding() -> None
     frames[1, WINDOW + 4 :] = 0.0
     lengths = torch.tensor([3 * WINDOW, WINDOW + 4])
     before, counts = former(frames, lengths)
-    frames[0, WINDOW : 2 * WINDOW] += 1.0  # the middle window of the first utterance
-    frames[1, WINDOW + 4 :] = 9.0  # what no mask may let through
+    frames[0, WINDOW : 2 * WINDOW] = torch.randn(WINDOW, ENCODER_WIDTH)  # the middle window of the first utterance
+    frames[1, WINDOW + 4 :] = torch.randn(2 * WINDOW - 4, ENCODER_WIDTH)  # what no mask may let through
     after, _ = former(frames, lengths)
     changed = (before != after).flatten(2).any(dim=2)
     assert counts.tolist() == [3 * QUERIES, 2 * QUERIES]
