@@ -124,4 +124,8 @@ def _at_equal_budget(kept: Kept, split: Split, plans: dict[str, Plan]) -> None:
     for name in IN_THE_LOOP:
         whole = kept.find(name, split.seed)
         if whole is not None and kept.find(name, split.seed, "equal") is None:
-            kept.add(run_method(name, split, equal_plan(plans[name], whole, EQUAL_BUDGET * own.seconds), "equal"))
+            kept.add(
+                run_method(
+                    name, split, equal_plan(plans[name], whole.step_seconds, EQUAL_BUDGET * own.seconds), "equal"
+                )
+            )

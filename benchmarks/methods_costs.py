@@ -114,7 +114,7 @@ def steps_by_llm_size(split: Any, plans: Any, sizes: Sequence[tuple[int, ...]] =
         told = {"hidden": float(hidden), "layers": float(layers), "parameters": float(model.num_parameters())}
         for name in ("embedlink", "projector"):
             schedule = plans[name].schedule
-            told[name] = _step_seconds(make_method(name, material, schedule), split.training, schedule.batch_size)
+            told[name] = step_seconds(make_method(name, material, schedule), split.training, schedule.batch_size)
         told["ratio"] = told["projector"] / told["embedlink"]
         found.append(told)
         del model, material, rows
@@ -125,7 +125,8 @@ def _same(model: Any) -> Any:
     return model
 
 
-def _step_seconds(method: Any, training: Sequence[Any], batch_size: int) -> float:
+def step_seconds(method: Any, training: Sequence[Any], batch_size: int) -> float:
+    """Median seconds of a method's step on a batch of middling length; the method has learned from it afterwards."""
     by_length = sorted(training, key=lambda example: len(example.frames))
     middle = max(0, (len(by_length) - batch_size) // 2)
     batch = by_length[middle : middle + batch_size]

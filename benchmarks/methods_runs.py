@@ -69,9 +69,14 @@ class Run:
 class Split:
     """One seed's speakers: who is learned from, and who judges. The same for every method."""
 
-    def __init__(self, bench: Bench, seed: int, train: int | None, judged: int, final: int | None) -> None:
-        """``train`` and ``final``: at most so many utterances; ``judged``: those that a curve is drawn from."""
+    def __init__(
+        self, bench: Bench, seed: int, train: int | None, judged: int, final: int | None, tuning: bool = False
+    ) -> None:
+        """``train`` and ``final``: at most so many utterances; ``judged``: those that a curve is drawn from. ``tuning`` splits
+        the seed's training speakers once more, so that nothing is chosen on those who judge the comparison."""
         training, unseen = speakers(corpora.an4(), seed)
+        if tuning:
+            training, unseen = speakers(training, seed)
         self.bench = bench
         self.seed = seed
         self.vocabulary = Vocabulary.of_texts(bench.tokenizer, [item.text for item in training])
@@ -241,8 +246,8 @@ class Kept:
         write_json(self.path, {"runs": [asdict(run) for run in self.runs], "costs": self.costs})
 
 
-def equal_plan(plan: Plan, whole: Run, budget_s: float) -> Plan:
+def equal_plan(plan: Plan, step_seconds: float, budget_s: float) -> Plan:
     """A method's plan with its schedule cut to the steps that fit into ``budget_s``: the rate ends with it, so that the
-    little time is used as well as it can be. ``whole`` tells what a step takes."""
-    steps = max(1, int(budget_s / whole.step_seconds))
+    little time is used as well as it can be. ``step_seconds``: what a step takes."""
+    steps = max(1, int(budget_s / step_seconds))
     return replace(plan, schedule=replace(plan.schedule, limit=steps), budget_s=2 * budget_s, judge_every=max(1, steps))

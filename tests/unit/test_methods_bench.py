@@ -108,10 +108,10 @@ def test_what_is_not_measured_yet_is_not_met() -> None:
 
 
 def test_an_equal_plan_is_a_whole_schedule_of_the_steps_that_fit() -> None:
-    plan = equal_plan(PLAN, THEIRS, 170.0)
+    plan = equal_plan(PLAN, 2.0, 170.0)
     assert plan.schedule.limit == 85
     assert plan.schedule.steps(10_000) == 85
-    assert equal_plan(PLAN, THEIRS, 0.1).schedule.limit == 1
+    assert equal_plan(PLAN, 2.0, 0.1).schedule.limit == 1
 
 
 def test_finished_runs_are_found_again_and_never_under_other_settings() -> None:
