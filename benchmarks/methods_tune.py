@@ -1,8 +1,9 @@
 """``python -m benchmarks.methods_tune METHOD...``: learning rates and batch sizes for ``methods.PLANS``.
 
-Learned on training speakers alone: a fifth of them judges, and the speakers that judge the comparison are in neither part. Each candidate gets the
-same seconds with a schedule of that length (EDGEALIGN_TUNE_SECONDS, 240 by default; 10 for methods without the LLM in the
-loop), and every result is printed and kept in the cache. About half an hour a method in the loop, alone on two cores.
+Learned on training speakers alone: a fifth of them judges, and the speakers that judge the comparison are in neither part.
+Each candidate gets the same seconds with a schedule of that length (EDGEALIGN_TUNE_SECONDS, 240 by default; 10 for methods
+without the LLM in the loop). Every result is printed and kept in the cache. About half an hour a method in the loop, alone
+on two cores.
 """
 
 from __future__ import annotations
