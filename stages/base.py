@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from stages.alignment.bridgeformer import BridgeFormerConfig
+from stages.alignment.memory_plan import READ_BATCH
 from stages.alignment.metrics import word_errors
 from stages.alignment.trainer import Example, TrainConfig, Trainer, read_out_all
 
@@ -37,6 +38,7 @@ class BaseSetup:
     held_out: Corpus  # users that the training never sees; may be empty
     rows: np.ndarray  # (V, D) float32 rows of the embedding table
     tokens: list[str]  # the string of each row, with its leading space where it has one
+    read_batch: int = READ_BATCH  # held-out utterances that are read out at once
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def run_epoch(setup: BaseSetup, state: dict[str, np.ndarray] | None, threads: in
     dev_wer = None
     if setup.held_out.utterances:
         held_out = examples_of(setup.held_out)
-        outputs = read_out_all(trainer.bridge, trainer.link, [example.frames for example in held_out])
+        frames = [example.frames for example in held_out]
+        outputs = read_out_all(trainer.bridge, trainer.link, frames, setup.read_batch)
         heard = [spell(setup.tokens, output.rows) for output in outputs]
         dev_wer = word_errors(setup.held_out.texts, heard).wer
     arrays = {name: value.numpy() for name, value in trainer.state().items()}

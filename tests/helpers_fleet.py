@@ -53,7 +53,7 @@ class Fleet:
     def join(self, host: Host, *options: str, **env: str) -> Path:
         """Start the agent on a host; its log. The agent is the last of the host's processes."""
         log = self.folder / f"{host.name}-{secrets.token_hex(2)}.log"
-        words = ["-m", "jetson_agent", "join", "--head", self.address, "--virtual", "--memory-bytes", "1000000000"]
+        words = ["-m", "jetson_agent", "join", "--head", self.address, "--virtual", "--memory-bytes", "2000000000"]
         host.start([sys.executable, *words, *options], log, {**self.env, **env}, ROOT)
         return log
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pipeline.runs.common import Context, Costs, log, tell_failures, worker_thre
 from pipeline.runs.recorded import figures_of, recorded, tell_load, timed_curve
 from pipeline.tracking.lineage import lineage_tags
 from stages.atomic import atomic_path, sha256_file, sha256_json
-from stages.errors import InputError
+from stages.errors import ClusterError, InputError
 
 BASE_VERSION = 1  # raise when the same inputs would train another adapter
 
@@ -52,9 +52,10 @@ def _run(context: Context, run: Any) -> None:
     run.params({"base": settings.base.model_dump(), **told, "users_held_out": len(facts["held_out_users"])})
     state = _resume(checkpoint, curve, best)
     with connect(project, settings) as session, progress("base", epochs, "epochs") as advance:
+        setup, placement = _planned(setup, session, run)
         advance(len(curve["loss"]))
         for _ in range(len(curve["loss"]), epochs):
-            outcome = _one_epoch(session, context, run_epoch, setup, state, costs, run)
+            outcome = _one_epoch(session, context, run_epoch, (setup, state, worker_threads()), placement, costs, run)
             state = outcome.state
             curve["loss"].append([outcome.epoch, outcome.loss])
             curve["dev_wer"].append([outcome.epoch, outcome.seconds, outcome.dev_wer])
@@ -85,6 +86,20 @@ def _run(context: Context, run: Any) -> None:
     _show_curve(context, metrics, run)
     run.adapter(project.base_adapter, "base", settings.features.padding_s)
     checkpoint.unlink(missing_ok=True)
+
+
+def _planned(setup: Any, session: Session, run: Any) -> tuple[Any, Placement]:
+    """The setup with batches that fit into a device's memory, and what it asks of one. Raises ClusterError where none does."""
+    from pipeline.runs.memory import plan_all, work_of
+
+    work = work_of("base", setup.bridge, setup.train.batch_size, setup.rows, setup.training, setup.held_out)
+    [plan], placement = plan_all([work], session.nodes())
+    if isinstance(plan, ClusterError):
+        raise ClusterError(f"base: {plan}")
+    log.info("base: memory planned: %s", plan.describe())
+    run.params(plan.params())
+    train = replace(setup.train, micro_batch=plan.micro_setting)
+    return replace(setup, train=train, read_batch=plan.read_batch), placement
 
 
 def _show_curve(context: Context, metrics: dict[str, Any], run: Any) -> None:
@@ -175,8 +190,8 @@ def _one_epoch(
     session: Session,
     context: Context,
     function: Any,
-    setup: Any,
-    state: dict[str, np.ndarray] | None,
+    arguments: tuple[Any, ...],
+    placement: Placement,
     costs: Costs,
     run: Any,
 ) -> Any:
@@ -190,8 +205,8 @@ def _one_epoch(
     failures = run_tasks(
         session,
         function,
-        [(setup, state, worker_threads())],
-        Placement(cpus=0, jetson=1),
+        [arguments],
+        placement,
         retries=context.settings.ray.task_retries,
         on_result=done,
         describe=lambda index: "one epoch of the base",

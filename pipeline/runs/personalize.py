@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.cluster.placement import Placement
 from pipeline.cluster.session import connect
-from pipeline.cluster.work import Result, run_tasks
+from pipeline.cluster.work import Failure, Result, run_tasks
 from pipeline.progress import progress
 from pipeline.runs.base import corpus_of, load_labelled
 from pipeline.runs.common import Context, Costs, log, tell_failures, worker_threads
@@ -108,6 +107,8 @@ def _key_of(folder: Path) -> str | None:
 
 def _train(context: Context, cohort: str, todo: list[Job], base: Any, base_record: Any, run: Any) -> None:
     from pipeline.runs.configs import personal_config
+    from pipeline.runs.memory import plan_all, work_of
+    from stages.alignment.memory_plan import MemoryPlan
     from stages.models.llm import embedding_rows, load_tokenizer
     from stages.personalize import train_user
 
@@ -116,36 +117,47 @@ def _train(context: Context, cohort: str, todo: list[Job], base: Any, base_recor
     config = personal_config(settings)
     weights = {name: value.detach().numpy() for name, value in base.state_dict().items()}
     costs = Costs()
-    arguments = [
+    inputs = [
         (
-            weights,
-            base.config,
             embedding_rows(context.project.llm, job.vocabulary.ids).numpy(),
             corpus_of(job.split.train, job.vocabulary, tokenizer),
-            config,
-            worker_threads(),
         )
         for job in todo
     ]
+    works = [work_of("personal", base.config, config.batch_size, *both) for both in inputs]
     with (
         connect(context.project, settings) as session,
         progress(f"personalize@{cohort}", len(todo), "users") as advance,
     ):
+        plans, placement = plan_all(works, session.nodes())
+        fitting = [(index, plan) for index, plan in enumerate(plans) if isinstance(plan, MemoryPlan)]
+        failures = [
+            Failure(index, f"{cohort}/{todo[index].user}", str(plan))
+            for index, plan in enumerate(plans)
+            if not isinstance(plan, MemoryPlan)
+        ]
+        arguments = []
+        for index, plan in fitting:
+            mine = replace(config, micro_batch=plan.micro_setting, score_batch=plan.score_batch)
+            arguments.append((weights, base.config, *inputs[index], mine, worker_threads()))
+        _tell_plans(cohort, [plan for _, plan in fitting], run)
 
-        def done(index: int, result: Result) -> None:
+        def done(place: int, result: Result) -> None:
+            index, plan = fitting[place]
             costs.add(result)
-            _keep(context, cohort, todo[index], result, base_record, run)
+            _keep(context, cohort, todo[index], result, base_record, run, plan)
             advance(1)
 
-        failures = run_tasks(
+        lost = run_tasks(
             session,
             train_user,
             arguments,
-            Placement(cpus=0, jetson=1),
+            placement,
             retries=settings.ray.task_retries,
             on_result=done,
-            describe=lambda index: f"{cohort}/{todo[index].user}",
+            describe=lambda place: f"{cohort}/{todo[fitting[place][0]].user}",
         )
+        failures += [replace(failure, index=fitting[failure.index][0]) for failure in lost]
     run.metrics(costs.metrics())
     run.tags(costs.tags())
     _show_curves(context, cohort, run)
@@ -153,6 +165,14 @@ def _train(context: Context, cohort: str, todo: list[Job], base: Any, base_recor
         with run.child(f"personalize@{cohort}", user=todo[failure.index].user) as child:
             child.failed(failure.message)
     tell_failures(f"personalize@{cohort}", failures, len(todo))
+
+
+def _tell_plans(cohort: str, plans: list[Any], run: Any) -> None:
+    """The stage's log and run get the user that takes most; each user's run has its own."""
+    if plans:
+        largest = max(plans, key=lambda plan: plan.planned_bytes)
+        log.info("personalize@%s: memory planned a user: %s", cohort, largest.describe())
+        run.params(largest.params())
 
 
 def _show_curves(context: Context, cohort: str, run: Any) -> None:
@@ -173,7 +193,7 @@ def _show_curves(context: Context, cohort: str, run: Any) -> None:
                 run.artifact(folder / file, "figures")
 
 
-def _keep(context: Context, cohort: str, job: Job, result: Result, base_record: Any, run: Any) -> None:
+def _keep(context: Context, cohort: str, job: Job, result: Result, base_record: Any, run: Any, plan: Any) -> None:
     """Write one user's adapter and record it."""
     from stages.alignment.adapter import AdapterRecord, save
 
@@ -212,7 +232,7 @@ def _keep(context: Context, cohort: str, job: Job, result: Result, base_record: 
         f"personalize@{cohort}", user=job.user, device=result.node.model, device_kind=result.node.kind, key=job.key
     ) as child:
         child.lasted(result.seconds)
-        child.params(run.record.params)
+        child.params({**run.record.params, **plan.params()})
         child.metrics({name: value for name, value in metrics.items() if name != "curve"})
         child.metrics({"adapter_bytes": (folder / "adapter.safetensors").stat().st_size})
         child.curve("loss", trained.curve)

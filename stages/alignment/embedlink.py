@@ -56,6 +56,12 @@ def ctc_loss(log_posteriors: Tensor, counts: Tensor, targets: list[Tensor]) -> T
     )
 
 
+def can_align(target: Tensor, steps: int) -> bool:
+    """Whether ``steps`` steps are enough for the tokens of ``target`` (N,) and a blank between equal neighbours."""
+    repeats = int((target[1:] == target[:-1]).sum())
+    return len(target) > 0 and steps >= len(target) + repeats
+
+
 @torch.no_grad()
 def segments(log_posteriors: Tensor, target: Tensor) -> Tensor | None:
     """Which steps belong to which target token, by forced alignment of one utterance.
@@ -63,8 +69,7 @@ def segments(log_posteriors: Tensor, target: Tensor) -> Tensor | None:
     ``log_posteriors`` (S, 1 + V), ``target`` (N,) row indices -> (N, S) weights that sum to 1 over the steps of each token,
     or None where no alignment fits (fewer steps than tokens and repeats).
     """
-    repeats = int((target[1:] == target[:-1]).sum())
-    if len(target) == 0 or log_posteriors.shape[0] < len(target) + repeats:
+    if not can_align(target, log_posteriors.shape[0]):
         return None
     path, _ = torchaudio.functional.forced_align(log_posteriors[None], (target + 1)[None].int(), blank=BLANK)
     path = path[0]  # (S,)

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
@@ -26,7 +28,16 @@ from stages.alignment import sparse
 from stages.alignment.adapter import pack_sparse
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.embedlink import EmbedLink
-from stages.alignment.trainer import Example, Masking, alignment_loss, collate, mask_frames, mean_frame, one_cycle
+from stages.alignment.trainer import (
+    Example,
+    Masking,
+    alignment_loss,
+    batch_losses,
+    collate,
+    mask_frames,
+    mean_frame,
+    one_cycle,
+)
 from stages.yielding import between_steps
 
 ADAPTER = "personal"
@@ -52,6 +63,8 @@ class PersonalConfig:
     replay: int = 0  # other people's utterances in each step
     ewc_weight: float = 0.0  # 0: a change costs nothing; for method shira
     seed: int = 0
+    micro_batch: int = 0  # utterances that go through at once in a step; 0: the whole batch. See memory_plan
+    score_batch: int = 0  # and where the mask is computed; 0: all
 
 
 @dataclass(frozen=True)
@@ -125,7 +138,10 @@ def personalize(
     before = {name: value.detach().clone() for name, value in bridge.named_parameters()}
     if config.method == "shira":
         scores = sparse.weight_scores(
-            bridge, config.mask, lambda: user_loss(bridge, link, examples, config.embedding_weight), config.seed
+            bridge,
+            config.mask,
+            lambda: batch_losses(bridge, link, examples, config.embedding_weight, config.score_batch),
+            config.seed,
         )
         chosen = sparse.choose_weights(scores, max(1, round(config.density * total)))
         if config.ewc_weight and others:
@@ -170,31 +186,46 @@ def _train(
         if len(queue) < min(config.batch_size, len(examples)):
             queue += generator.permutation(len(examples)).tolist()
         batch = [queue.pop(0) for _ in range(min(config.batch_size, len(examples)))]
-        loss = _masked_loss(bridge, link, [examples[index] for index in batch], config, generator)
-        if replayed:  # apart, so that the long utterances of some do not pad the others'
-            mixed = generator.permutation(len(replayed))[: config.replay]
-            loss = loss + _masked_loss(bridge, link, [replayed[index] for index in mixed], config, generator)
-        for cost, change in pull:
-            loss = loss + config.ewc_weight * (cost * change.square()).sum()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        parts = _step_losses(bridge, link, [examples[index] for index in batch], replayed, pull, config, generator)
+        total = 0.0
+        for loss in parts if config.micro_batch else [reduce(add, parts)]:
+            loss.backward()
+            total += loss.item()
         nn.utils.clip_grad_norm_(parameters, config.clip)
         optimizer.step()
         scheduler.step()
-        curve.append((step + 1, loss.item()))
+        curve.append((step + 1, total))
     return curve
 
 
-def _masked_loss(
+def _step_losses(
     bridge: BridgeFormer,
     link: EmbedLink,
-    batch: Sequence[Example],
+    own: Sequence[Example],
+    replayed: Sequence[Example],
+    pull: Sequence[tuple[Tensor, Tensor]],
     config: PersonalConfig,
     generator: np.random.Generator,
-) -> Tensor:
-    frames, lengths, targets = collate(batch)
-    frames = mask_frames(frames, lengths, config.masking, generator)
-    return alignment_loss(bridge, link, frames, lengths, targets, config.embedding_weight)
+) -> Iterator[Tensor]:
+    """What adds up to the loss of one step."""
+
+    def losses(batch: Sequence[Example]) -> Iterator[Tensor]:
+        return batch_losses(
+            bridge,
+            link,
+            batch,
+            config.embedding_weight,
+            config.micro_batch,
+            lambda frames, lengths: mask_frames(frames, lengths, config.masking, generator),
+        )
+
+    yield from losses(own)
+    if replayed:  # apart, so that the long utterances of some do not pad the others'
+        mixed = generator.permutation(len(replayed))[: config.replay]
+        yield from losses([replayed[index] for index in mixed])
+    for cost, change in pull:
+        yield config.ewc_weight * (cost * change.square()).sum()
 
 
 def _extract(bridge: nn.Module, before: dict[str, Tensor], method: str) -> dict[str, np.ndarray]:

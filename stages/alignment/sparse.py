@@ -6,7 +6,7 @@ of what PEFT's SHiRA file takes. A gap too long for 16 bits is bridged by a valu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -25,11 +25,13 @@ def linear_weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: layer.weight for name, layer in layers.items() if min(layer.weight.shape) > 1}
 
 
-def weight_scores(module: nn.Module, mask: str, loss: Callable[[], Tensor] | None, seed: int) -> dict[str, Tensor]:
+def weight_scores(
+    module: nn.Module, mask: str, losses: Callable[[], Iterable[Tensor]] | None, seed: int
+) -> dict[str, Tensor]:
     """How much each linear weight deserves to change; the largest scores are chosen.
 
     ``gradient``: |dL/dw| on the user's own utterances. ``magnitude``: |w|. ``snip``: |w dL/dw| (Lee et al., ICLR 2019).
-    ``random``: uniform, the control. ``loss`` computes the loss with gradients and is needed by gradient and snip.
+    ``random``: uniform, the control. ``losses``: pieces that add up to the loss, for gradient and snip.
     """
     weights = linear_weights(module)
     if mask == "magnitude":
@@ -39,9 +41,12 @@ def weight_scores(module: nn.Module, mask: str, loss: Callable[[], Tensor] | Non
         return {name: torch.rand(weight.shape, generator=generator) for name, weight in weights.items()}
     if mask not in ("gradient", "snip"):
         raise ValueError(f"mask {mask!r} is not known: gradient, magnitude, snip or random")
-    if loss is None:
+    if losses is None:
         raise ValueError(f"mask {mask!r} needs the user's loss")
-    gradients = torch.autograd.grad(loss(), list(weights.values()))
+    gradients: tuple[Tensor, ...] = ()
+    for loss in losses():
+        found = torch.autograd.grad(loss, list(weights.values()))
+        gradients = tuple(a + b for a, b in zip(gradients, found, strict=True)) if gradients else found
     pairs = zip(weights.items(), gradients, strict=True)
     if mask == "gradient":
         return {name: gradient.abs() for (name, _), gradient in pairs}

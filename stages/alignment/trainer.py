@@ -7,7 +7,7 @@ from (seed, epoch), so a run that resumes from ``Trainer.state`` goes on exactly
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from stages.alignment.bridgeformer import BridgeFormer, BridgeFormerConfig
-from stages.alignment.embedlink import EmbedLink, ctc_loss, embedding_loss
+from stages.alignment.bridgeformer import BridgeFormer, BridgeFormerConfig, step_counts
+from stages.alignment.embedlink import EmbedLink, can_align, ctc_loss, embedding_loss
 from stages.alignment.soft_tokens import ReadOut, read_out
 from stages.yielding import between_steps
 
@@ -54,6 +54,7 @@ class TrainConfig:
     embedding_weight: float = 0.1
     seed: int = 0
     masking: Masking = Masking()
+    micro_batch: int = 0  # utterances that go through at once; 0: the whole batch. See memory_plan
 
 
 def length_batches(lengths: Sequence[int], batch_size: int, generator: np.random.Generator) -> list[list[int]]:
@@ -146,15 +147,23 @@ class Trainer:
 
     def step(self, batch: Sequence[Example], generator: np.random.Generator) -> float:
         """One optimiser step on a batch, masks drawn from ``generator``; the loss before it."""
-        frames, lengths, targets = collate(batch)
-        frames = mask_frames(frames, lengths, self.config.masking, generator)
-        loss = alignment_loss(self.bridge, self.link, frames, lengths, targets, self.config.embedding_weight)
+        config = self.config
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.bridge.parameters(), self.config.clip)
+        total = 0.0
+        for loss in batch_losses(
+            self.bridge,
+            self.link,
+            batch,
+            config.embedding_weight,
+            config.micro_batch,
+            lambda frames, lengths: mask_frames(frames, lengths, config.masking, generator),
+        ):
+            loss.backward()
+            total += loss.item()
+        nn.utils.clip_grad_norm_(self.bridge.parameters(), config.clip)
         self.optimizer.step()
         self.scheduler.step()
-        return loss.item()
+        return total
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on, as flat tensors (safetensors holds no pickles)."""
@@ -190,13 +199,49 @@ def alignment_loss(
     lengths: Tensor,
     targets: list[Tensor],
     embedding_weight: float,
+    ctc_weight: float = 1.0,
 ) -> Tensor:
     """CTC over the rows plus ``embedding_weight`` times the embedding term; shapes as in ``embedlink``."""
     log_posteriors, vectors, counts = link.log_posteriors(bridge, frames, lengths)
     loss = ctc_loss(log_posteriors, counts, targets)
+    if ctc_weight != 1.0:
+        loss = ctc_weight * loss
     if embedding_weight > 0.0:
         loss = loss + embedding_weight * embedding_loss(vectors, log_posteriors, counts, targets, link.unit_rows)
     return loss
+
+
+def batch_losses(
+    bridge: BridgeFormer,
+    link: EmbedLink,
+    examples: Sequence[Example],
+    embedding_weight: float,
+    micro_batch: int = 0,
+    masked: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Iterator[Tensor]:
+    """The loss of a batch in pieces of ``micro_batch`` utterances (0: in one) that add up to the loss of the whole.
+
+    Each piece is to be used (``backward``) before the next is asked for: only one is in memory then. CTC is a mean over
+    utterances, the embedding term one over the tokens that can be aligned, so pieces weigh by their share of each.
+    ``masked`` changes (B, T, F) frames of (B,) counts, utterance by utterance in their order.
+    """
+    size = micro_batch or len(examples)
+    tokens = [_aligned_tokens(example, bridge.config.stack) for example in examples]
+    for start in range(0, len(examples), size):
+        piece = examples[start : start + size]
+        frames, lengths, targets = collate(piece)
+        if masked is not None:
+            frames = masked(frames, lengths)
+        whole = len(piece) == len(examples)
+        share = 1.0 if whole else len(piece) / len(examples)
+        spoken = 1.0 if whole else sum(tokens[start : start + size]) / max(1, sum(tokens))
+        yield alignment_loss(bridge, link, frames, lengths, targets, spoken * embedding_weight, share)
+
+
+def _aligned_tokens(example: Example, stack: int) -> int:
+    """Tokens of an example that count in the embedding term."""
+    steps = int(step_counts(torch.tensor(len(example.frames)), stack))
+    return len(example.target) if can_align(example.target, steps) else 0
 
 
 @torch.inference_mode()

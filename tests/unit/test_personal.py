@@ -145,7 +145,7 @@ def test_scores_of_masks_match_their_definitions(trained: Trainer) -> None:
         "magnitude": torch.abs,
         "snip": lambda weight: (2.0 * weight).abs(),
     }.items():
-        scores = sparse.weight_scores(trained.bridge, mask, loss, seed=0)
+        scores = sparse.weight_scores(trained.bridge, mask, lambda: [0.25 * loss(), 0.75 * loss()], seed=0)
         for name, weight in weights.items():
             torch.testing.assert_close(scores[name], expected(weight.detach()))
 

@@ -1,0 +1,149 @@
+"""The memory plan against measured peaks, and batches in pieces against whole ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from pipeline.cluster.nodes import NodeInfo
+from pipeline.runs.memory import plan_all
+from stages.alignment.bridgeformer import BridgeFormer, BridgeFormerConfig
+from stages.alignment.embedlink import EmbedLink
+from stages.alignment.memory_plan import MemoryPlan, Work, parameter_count, plan_memory, standing_bytes
+from stages.alignment.personal import PersonalConfig, personalize
+from stages.alignment.trainer import Masking, Trainer, alignment_loss, batch_losses, collate
+from stages.errors import ClusterError
+from tests.helpers_alignment import CONFIG, rows, spoken, train_config
+from tests.helpers_memory import Size
+
+BRIDGE = BridgeFormerConfig(encoder_width=384, llm_width=576)
+WORK = Work("base", BRIDGE, 16, 113, [f"u{index}" for index in range(40)], [*range(100, 1600, 40), 90, 1500], [40] * 40)
+LOOSE = 1.8
+"""How many times a measured peak may be planned for."""
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        Size(frames=100, tokens=8, batch_size=1),
+        Size(batch_size=16, count=16, rows=5000),
+        Size(batch_size=16, count=16, rows=5000, cap_bytes=1_700_000_000),
+        Size(batch_size=4, held_out=40),
+        Size(encoder_width=768, llm_width=2048, layers=4, stack=2),
+        Size(kind="personal"),
+        Size(kind="personal", count=24, batch_size=8, cap_bytes=1_500_000_000),
+    ],
+    ids=lambda size: f"{size.kind}-{size.batch_size}x{size.frames}-{size.rows}-{size.cap_bytes}",
+)
+def test_a_training_stays_below_what_was_planned_for_it(size: Size) -> None:
+    words = [sys.executable, "-m", "tests.helpers_memory", json.dumps(asdict(size))]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["peak_bytes"] <= said["planned_bytes"] <= LOOSE * said["peak_bytes"], said
+    assert said["planned_bytes"] <= said["cap_bytes"]
+    # where there is a cap, a batch (or a personal mask) had to go through in pieces
+    assert not size.cap_bytes or said["accumulation"] > 1 or said["score_batch"] < size.count
+
+
+@pytest.mark.parametrize("config", [BRIDGE, CONFIG, BridgeFormerConfig(80, 64, stack=3, layers=3)])
+def test_parameters_are_counted_as_the_model_has_them(config: BridgeFormerConfig) -> None:
+    assert parameter_count(config) == sum(parameter.numel() for parameter in BridgeFormer(config).parameters())
+
+
+def test_the_largest_pieces_that_fit_are_taken() -> None:
+    roomy = plan_memory(WORK, 6_000_000_000)
+    assert (roomy.micro_batch, roomy.accumulation, roomy.micro_setting) == (16, 1, 0)
+    tight = plan_memory(WORK, roomy.planned_bytes - 1)
+    assert (tight.micro_batch, tight.accumulation, tight.micro_setting) == (15, 2, 15)
+    least = plan_memory(WORK, plan_memory(replace(WORK, batch_size=1), 10**12).planned_bytes)
+    assert (least.micro_batch, least.accumulation) == (1, 16)
+    with pytest.raises(ClusterError):
+        plan_memory(WORK, least.planned_bytes - 1)
+
+
+def test_a_refusal_has_the_numbers_and_the_utterance() -> None:
+    with pytest.raises(ClusterError) as refused:
+        plan_memory(WORK, 900_000_000)
+    told = str(refused.value)
+    assert "even with one utterance at a time" in told and "the device offers 0.90 GB" in told
+    assert "0.80 GB the process" in told and "weights, gradients and optimiser" in told
+    longest = WORK.utterances[max(range(40), key=lambda index: WORK.frames[index])]
+    assert f"({longest}, {max(WORK.frames) / 50:.1f} s, 40 tokens, 113 rows" in told
+    assert "--memory-bytes" in told and "alignment.width" in told
+
+
+def node(name: str, memory_bytes: int, jetson: float = 1.0) -> NodeInfo:
+    return NodeInfo(name, "virtual", "orin-8gb", name, {"jetson": jetson, "memory": float(memory_bytes)})
+
+
+def test_the_smallest_device_that_fits_all_is_the_cap_and_smaller_ones_get_nothing() -> None:
+    small, middle, large = node("a", 850_000_000), node("b", 2_000_000_000), node("c", 8_000_000_000)
+    [plan], placement = plan_all([WORK], [large, small, middle, node("head", 10**9, 0.0)])
+    assert isinstance(plan, MemoryPlan)
+    assert plan.cap_bytes == 2_000_000_000
+    assert [placement.slots(one) for one in (small, middle, large)] == [0, 1, 1]
+
+
+def test_one_who_does_not_fit_is_told_and_the_others_are_planned() -> None:
+    huge = replace(WORK, frames=[*WORK.frames[:-1], 10**6])
+    refused, plan = plan_all([huge, WORK], [node("a", 6_000_000_000)])[0]
+    assert isinstance(refused, ClusterError) and isinstance(plan, MemoryPlan)
+    with pytest.raises(ClusterError, match="no node of the cluster"):
+        plan_all([WORK], [node("head", 6_000_000_000, 0.0)])
+
+
+def test_what_stands_grows_with_the_corpus() -> None:
+    more = replace(WORK, read=[1500] * 10)
+    frames = "the frames of all utterances"
+    assert standing_bytes(more)[frames] - standing_bytes(WORK)[frames] == 6 * 15_000 * 384
+
+
+@pytest.mark.parametrize("micro", [1, 2, 3, 5, 7])
+def test_pieces_add_up_to_the_gradient_of_the_whole_batch(micro: int) -> None:
+    torch.manual_seed(0)
+    bridge, link = BridgeFormer(CONFIG).eval(), EmbedLink(rows())
+    examples = spoken(7, seed=4)
+    # too short for its text: it counts in no embedding term
+    examples[2] = replace(examples[2], frames=examples[2].frames[:2])
+    frames, lengths, targets = collate(examples)
+    whole = alignment_loss(bridge, link, frames, lengths, targets, 0.5)
+    expected = torch.autograd.grad(whole, list(bridge.parameters()))
+    total = 0.0
+    for loss in batch_losses(bridge, link, examples, 0.5, micro):
+        loss.backward()
+        total += loss.item()
+    assert total == pytest.approx(whole.item(), rel=1e-5)
+    found = torch.cat([parameter.grad.flatten() for parameter in bridge.parameters() if parameter.grad is not None])
+    wanted = torch.cat([gradient.flatten() for gradient in expected])
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-5  # rounding of float32 and no more
+
+
+def test_an_epoch_in_pieces_comes_to_the_same_weights() -> None:
+    still = replace(CONFIG, dropout=0.0)
+    ended = []
+    for micro in (0, 8, 3):
+        trainer = Trainer(still, train_config(micro_batch=micro, masking=Masking(1, 4, 1, 3)), spoken(20), rows())
+        trainer.run_epoch()
+        ended.append(trainer.bridge.state_dict())
+    for name, value in ended[0].items():
+        assert torch.equal(value, ended[1][name])  # one piece is the whole batch, bit for bit
+        torch.testing.assert_close(value, ended[2][name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["shira", "lora", "full"])
+def test_a_user_in_pieces_comes_to_the_same_adapter(method: str) -> None:
+    torch.manual_seed(0)
+    bridge, link = BridgeFormer(CONFIG).eval(), EmbedLink(rows())
+    config = PersonalConfig(method=method, steps=3, batch_size=4, replay=2 if method == "shira" else 0, density=0.05)
+    others = spoken(5, seed=9) if config.replay else ()
+    whole = personalize(bridge, link, spoken(6, seed=3), config, others)
+    pieces = personalize(bridge, link, spoken(6, seed=3), replace(config, micro_batch=3, score_batch=4), others)
+    assert [loss for _, loss in pieces.curve] == pytest.approx([loss for _, loss in whole.curve], rel=1e-3)
+    for name, value in whole.tensors.items():
+        assert torch.allclose(torch.as_tensor(value).float(), torch.as_tensor(pieces.tensors[name]).float(), atol=2e-3)
