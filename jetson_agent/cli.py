@@ -79,8 +79,13 @@ def doctor(
 
 def main() -> None:
     """Entry point: an expected error is one message and exit status 1."""
+    from jetson_agent.storage import disk_full
+
     try:
-        app()
+        try:
+            app()
+        except OSError as error:
+            raise disk_full(error) or error from error
     except EdgealignError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -163,4 +163,5 @@ class Engine:
         if time.monotonic() - self._flagged_s < 0.5:
             return
         self._flagged_s = time.monotonic()
-        (self.home.folder / "serving").touch()
+        with suppress(OSError):  # a full disk: a training beside may then not yield, an answer is still due
+            (self.home.folder / "serving").touch()

@@ -16,6 +16,7 @@ from jetson_agent.serve.answers import Corrected, Reply, Seconds, Token, Transcr
 from jetson_agent.serve.engine import Engine, Turn
 from jetson_agent.serve.intake import Refused
 from jetson_agent.serve.learning import Learner, waiting
+from jetson_agent.storage import disk_full
 from stages.schema import SAMPLE_RATE_HZ
 from stages.text import normalise
 
@@ -91,7 +92,13 @@ class Conversation:
         if not said:
             raise Refused(422, "no word is in the text: send what was said")
         engine = self._engine
-        await asyncio.to_thread(engine.replay.add, turn.remembered(said, "correction"))
+        try:
+            await asyncio.to_thread(engine.replay.add, turn.remembered(said, "correction"))
+        except OSError as error:
+            full = disk_full(error)
+            if full is None:
+                raise
+            raise Refused(507, str(full)) from error
         return Corrected(
             utterance=utterance, heard=turn.heard.text, text=said, waiting=await asyncio.to_thread(waiting, engine)
         )

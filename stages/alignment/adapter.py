@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
 from torch import Tensor
 
 from stages.alignment import sparse
@@ -26,9 +27,8 @@ from stages.errors import InputError
 def save(folder: Path, tensors: dict[str, np.ndarray], record: AdapterRecord) -> AdapterRecord:
     """Write an adapter's folder, whole or not at all, and return the record with its weights' hash."""
     with atomic_folder(folder) as temporary:
-        save_file(
-            {name: np.ascontiguousarray(value) for name, value in tensors.items()}, temporary / "adapter.safetensors"
-        )
+        content = to_bytes({name: np.ascontiguousarray(value) for name, value in tensors.items()})
+        (temporary / "adapter.safetensors").write_bytes(content)  # unlike save_file, it says when the disk is full
         record.weights_sha256 = sha256_file(temporary / "adapter.safetensors")
         write_json(temporary / "adapter.json", asdict(record))
     return record
