@@ -2,8 +2,8 @@
 
 An estimate from above, not a measurement: tensor sizes follow from BridgeFormer's configuration, the longest utterance and
 the rows of the vocabulary; how many of each a step holds at its peak was counted on measured peaks of fresh processes
-(tests/unit/test_memory_plan.py does so again). Dimensions as in ``bridgeformer`` and ``embedlink``: T frames, F encoder width,
-S steps, W width, D the LLM's hidden size, V rows, N target tokens.
+(tests/integration/test_memory.py does so again). Dimensions as in ``bridgeformer`` and ``embedlink``: T frames, F encoder
+width, S steps, W width, D the LLM's hidden size, V rows, N target tokens.
 
 Where a batch does not fit, it goes through in pieces whose gradients add up to the whole batch's
 (``trainer.batch_losses``): the result is the same up to rounding and the order in which dropout is drawn.

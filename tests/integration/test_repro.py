@@ -89,6 +89,9 @@ def test_every_run_is_in_mlflow_with_its_lineage(spoken_project: Checkout) -> No
     assert {run.info.status for run in runs} == {"FINISHED"}
     [ann] = [r for r in runs if r.data.tags.get("user") == "ann" and r.data.tags["stage"] == "personalize"]
     assert ann.data.tags["device_kind"] == "virtual"
+    [base] = [run for run in runs if run.data.tags["stage"] == "base"]
+    for planned in (ann.data.params, base.data.params):  # the memory plan of each training
+        assert 10**9 < int(planned["planned_bytes"]) <= int(planned["cap_bytes"]) == 6_000_000_000
     assert len(ann.data.tags["data_md5"]) > 30
     assert {item.path for item in client.list_artifacts(ann.info.run_id, "adapter")} == {
         *(f"adapter/{name}" for name in ("adapter.json", "adapter.safetensors", "MLmodel", "model_code.py")),
@@ -254,6 +257,24 @@ def test_an_unreadable_shard_is_one_message_that_names_it(spoken_project: Checko
     assert [path.name for path in (spoken_project.folder / "artifacts" / "features" / "away").glob("*.parquet")] == [
         "shard-00001.parquet"
     ]
+
+
+def test_a_training_that_fits_no_device_is_refused_with_the_numbers(spoken_project: Checkout) -> None:
+    params = spoken_project.folder / "params.yaml"
+    whole = params.read_text(encoding="utf-8")
+    assert "jetson_memory_bytes: 6000000000" in whole
+    params.write_text(whole.replace("jetson_memory_bytes: 6000000000", "jetson_memory_bytes: 700000000"), "utf-8")
+    record = spoken_project.folder / "artifacts" / "adapters" / "base" / "adapter.json"
+    before = record.read_bytes()
+    try:
+        done = spoken_project.edgealign("stage", "base", check=False)
+    finally:
+        params.write_text(whole, encoding="utf-8")
+    assert done.returncode == 1
+    message = done.stderr[done.stderr.index("error:") :]
+    assert "even with one utterance at a time, the device offers 0.70 GB" in message
+    assert "ray.jetson_memory_bytes" in message
+    assert record.read_bytes() == before
 
 
 def test_no_process_of_a_repro_is_left(spoken_project: Checkout) -> None:

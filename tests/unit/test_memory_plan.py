@@ -1,14 +1,12 @@
-"""The memory plan against measured peaks, and batches in pieces against whole ones."""
+"""The memory plan's arithmetic, and batches in pieces against whole ones; its peaks are measured in tests/integration."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 
 from pipeline.cluster.nodes import NodeInfo
 from pipeline.runs.memory import plan_all
@@ -19,36 +17,9 @@ from stages.alignment.personal import PersonalConfig, personalize
 from stages.alignment.trainer import Masking, Trainer, alignment_loss, batch_losses, collate
 from stages.errors import ClusterError
 from tests.helpers_alignment import CONFIG, rows, spoken, train_config
-from tests.helpers_memory import Size
 
 BRIDGE = BridgeFormerConfig(encoder_width=384, llm_width=576)
 WORK = Work("base", BRIDGE, 16, 113, [f"u{index}" for index in range(40)], [*range(100, 1600, 40), 90, 1500], [40] * 40)
-LOOSE = 1.8
-"""How many times a measured peak may be planned for."""
-
-
-@pytest.mark.parametrize(
-    "size",
-    [
-        Size(frames=100, tokens=8, batch_size=1),
-        Size(batch_size=16, count=16, rows=5000),
-        Size(batch_size=16, count=16, rows=5000, cap_bytes=1_700_000_000),
-        Size(batch_size=4, held_out=40),
-        Size(encoder_width=768, llm_width=2048, layers=4, stack=2),
-        Size(kind="personal"),
-        Size(kind="personal", count=24, batch_size=8, cap_bytes=1_500_000_000),
-    ],
-    ids=lambda size: f"{size.kind}-{size.batch_size}x{size.frames}-{size.rows}-{size.cap_bytes}",
-)
-def test_a_training_stays_below_what_was_planned_for_it(size: Size) -> None:
-    words = [sys.executable, "-m", "tests.helpers_memory", json.dumps(asdict(size))]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    said = json.loads(done.stdout.splitlines()[-1])
-    assert said["peak_bytes"] <= said["planned_bytes"] <= LOOSE * said["peak_bytes"], said
-    assert said["planned_bytes"] <= said["cap_bytes"]
-    # where there is a cap, a batch (or a personal mask) had to go through in pieces
-    assert not size.cap_bytes or said["accumulation"] > 1 or said["score_batch"] < size.count
 
 
 @pytest.mark.parametrize("config", [BRIDGE, CONFIG, BridgeFormerConfig(80, 64, stack=3, layers=3)])
@@ -126,14 +97,15 @@ def test_pieces_add_up_to_the_gradient_of_the_whole_batch(micro: int) -> None:
 
 def test_an_epoch_in_pieces_comes_to_the_same_weights() -> None:
     still = replace(CONFIG, dropout=0.0)
-    ended = []
+    ended, began = [], torch.empty(0)
     for micro in (0, 8, 3):
         trainer = Trainer(still, train_config(micro_batch=micro, masking=Masking(1, 4, 1, 3)), spoken(20), rows())
+        began = parameters_to_vector(trainer.bridge.parameters()).detach()
         trainer.run_epoch()
-        ended.append(trainer.bridge.state_dict())
-    for name, value in ended[0].items():
-        assert torch.equal(value, ended[1][name])  # one piece is the whole batch, bit for bit
-        torch.testing.assert_close(value, ended[2][name], rtol=1e-3, atol=1e-4)
+        ended.append(parameters_to_vector(trainer.bridge.parameters()).detach())
+    assert torch.equal(ended[0], ended[1])  # one piece is the whole batch, bit for bit
+    # AdamW divides by the gradient's size: rounding shows where gradients are next to nothing
+    assert float((ended[2] - ended[0]).norm() / (ended[0] - began).norm()) < 1e-2
 
 
 @pytest.mark.parametrize("method", ["shira", "lora", "full"])
