@@ -17,36 +17,46 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import shutil
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from jetson_agent.home import Home
 from jetson_agent.journal import note
 from jetson_agent.replay import Remembered
 from jetson_agent.settings import LearnSettings
+from jetson_agent.under_way import UnderWay
 from stages.alignment.adapter import AdapterRecord, apply_update, load_base, save
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.embedlink import EmbedLink
 from stages.alignment.metrics import word_errors
-from stages.alignment.personal import PersonalConfig, personalize
+from stages.alignment.personal import PersonalConfig, PersonalResult, personalize
+from stages.alignment.resume import Checkpoint
 from stages.alignment.vocabulary import Vocabulary, token_ids
 from stages.atomic import sha256_bytes, sha256_file, write_private
+from stages.errors import EdgealignError
 from stages.examples import to_examples
 from stages.guard import read_texts
 from stages.listener import Listener
 from stages.models.llm import embedding_rows, load_tokenizer
 
+logger = logging.getLogger(__name__)
+
 LEAST_JUDGING = 3
 """The user's utterances that an update is judged by, at least: fewer say nothing."""
 SCALES = (1.0, 0.75, 0.5, 0.25)
+SCORED_AT_ONCE = 16
+"""Utterances that go through at once where the mask is computed: memory must not grow with what is remembered."""
 
 Wers = dict[str, float | None]
 """{"own": WER on the user's held-out utterances, "general": on other people's}; None where nothing judges."""
@@ -106,7 +116,7 @@ class Learner:
     link: EmbedLink
     settings: LearnSettings
 
-    def train(self, own: Sequence[Any], general: Sequence[Any]) -> dict[str, np.ndarray]:
+    def train(self, own: Sequence[Any], general: Sequence[Any], checkpoint: Checkpoint | None = None) -> PersonalResult:
         """The compact sparse change that the user's utterances ask for; both sides have ``utterance, frames, text``."""
         method = self.settings.method
         config = PersonalConfig(
@@ -118,9 +128,10 @@ class Learner:
             replay=self.settings.replay_size if "replay" in method else 0,
             ewc_weight=self.settings.ewc_weight if method == "ewc" else 0.0,
             seed=self.settings.seed,
+            score_batch=SCORED_AT_ONCE,
         )
         sides = [to_examples(side, self.vocabulary, self._rows_of) for side in (own, general)]
-        return personalize(self.base, self.link, sides[0], config, sides[1]).tensors
+        return personalize(self.base, self.link, sides[0], config, sides[1], checkpoint)
 
     def spelled(self, items: Sequence[Any]) -> list[Any]:
         """The items whose text the vocabulary can spell."""
@@ -152,22 +163,42 @@ def scaled(tensors: dict[str, np.ndarray], scale: float) -> dict[str, np.ndarray
 
 
 def adapt(home: Home) -> Outcome:
-    """Learn once from the replay buffer, after any other process that does. Raises InputError: the device is not set up."""
+    """Learn once from the replay buffer, after any other process that does; an update that was cut off goes on.
+
+    Raises InputError: the device is not set up, OSError: its disk takes no more.
+    """
     with home.changing():
         for leftover in home.own.glob("edgealign-adapt-*"):  # of a process that was killed
             shutil.rmtree(leftover, ignore_errors=True)
         outcome = _adapt(home)
-        note(home)
+        try:
+            note(home)
+        except OSError as error:  # the next call of anything that notes does it
+            logger.warning("the registry is told of this update later: %s", error)
         return outcome
 
 
 def _adapt(home: Home) -> Outcome:
-    start = time.perf_counter()
-    (device, shelf), settings = home.in_use(), home.settings
-    learn, guard = split(home.replay.items())
+    under_way = UnderWay.begin(home.own, home.replay.items())
+    learn, guard = split(under_way.items)
     if not learn or len(guard) < LEAST_JUDGING:
+        under_way.end()
         told = f"{len(learn)} utterance(s) to learn from and {len(guard)} to judge by, at least 1 and {LEAST_JUDGING} needed"
         return Outcome(False, f"{told}: correct more first", {})
+    try:
+        outcome = _learn(home, under_way, learn, guard)
+    except EdgealignError:
+        raise  # held up from outside: it goes on later
+    except Exception:
+        under_way.end()  # what cannot be done would end the next one in the same way
+        raise
+    under_way.end()
+    return outcome
+
+
+def _learn(home: Home, under_way: UnderWay, learn: list[Remembered], guard: list[Remembered]) -> Outcome:
+    start = time.perf_counter()
+    (device, shelf), settings = home.in_use(), home.settings
     learner = load_learner(device.base, device.llm, [item.text for item in learn], settings)
     replayed, judging = home.general()
     version = shelf.current()
@@ -175,10 +206,13 @@ def _adapt(home: Home) -> Outcome:
     used = Listener.load(device.base, device.llm, version.folder, learner.tokenizer) if version else base
     # an adapter must not leave other people worse off than the base did, however little each round costs them
     bar: Wers = {"own": wer(used, guard), "general": _general_wer(home, base, judging)}
-    whole = learner.train(learn, learner.spelled(replayed))
+    checkpoint = under_way.checkpoint(
+        learner.record.weights_sha256, settings.model_dump(), sha256_file(home.others), torch.__version__
+    )
+    trained = learner.train(learn, learner.spelled(replayed), checkpoint)
     harmful = False
     for scale in SCALES if "average" in settings.method else SCALES[:1]:
-        tensors = scaled(whole, scale)
+        tensors = scaled(trained.tensors, scale)
         reader = learner.reader(learner.changed(tensors))
         found: Wers = {"own": wer(reader, guard), "general": None}
         if fell(found, bar):  # else what it does to others does not matter
@@ -194,6 +228,8 @@ def _adapt(home: Home) -> Outcome:
         "corrections": sum(item.source == "correction" for item in [*learn, *guard]),
         "judged": {"own": len(guard), "general": len(judging)},
         "wer": {"base": {"own": wer(base, guard), "general": bar["general"]}, "before": bar, "after": found},
+        "began": datetime.fromtimestamp(under_way.began, timezone.utc).isoformat(),
+        "resumed_at": trained.resumed_at,
         "seconds": round(time.perf_counter() - start, 2),
     }
     if not taken:

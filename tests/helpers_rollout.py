@@ -65,6 +65,11 @@ def correct(home: Home, count: int = 30, *, seed: int = 7, text: str | None = No
         home.replay.add(Remembered(f"{seed}-{item.utterance}", None, frames, "", text or item.text, "correction", 0.5))
 
 
+def tell(home: Home, **settings: Any) -> None:
+    """How the device learns."""
+    (home.folder / "learn.json").write_text(json.dumps(settings))
+
+
 def follow(home: Home, server: str, device: str, **settings: Any) -> Home:
     """Let a device follow a registry."""
     told = {"server": server, "device": device, **settings}

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from jetson_agent.budgets import Gate, Limits
 from jetson_agent.serve.engine import Engine
+from jetson_agent.shelf import Event
+from jetson_agent.storage import disk_full
 from jetson_agent.telemetry.sampler import Sampler
 from jetson_agent.update import Outcome, adapt
 from stages.errors import EdgealignError
@@ -56,7 +59,7 @@ class Learner:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop at the next step of an update under way, which is lost; corrections are not."""
+        """Stop at the next step of an update under way; the next one goes on there."""
         self._stop.set()
         self._wake.set()
         self._thread.join()
@@ -90,6 +93,10 @@ class Learner:
             except EdgealignError as error:
                 self._error = str(error)
                 logger.warning("%s", error)
+            except OSError as error:
+                full = disk_full(error)
+                self._error = str(full or error)
+                logger.warning("an update was given up: %s", self._error)
             except Exception as error:  # the service answers on, whatever befalls learning
                 self._error = f"{type(error).__name__}: {error}"
                 logger.exception("learning failed")
@@ -110,7 +117,7 @@ class Learner:
 
     def _between_steps(self) -> None:
         if self._stop.is_set():
-            raise EdgealignError("the service ends: the update under way is given up")
+            raise EdgealignError("the service ends: the update under way goes on when it starts again")
         self._gate()
 
     def _due(self) -> bool:
@@ -129,5 +136,12 @@ class Learner:
 
 def waiting(engine: Engine) -> int:
     """Corrections that came after the last update began: it did not see them."""
-    begun = [event.when - event.figures["seconds"] for event in engine.home.history() if "method" in event.figures]
-    return engine.replay.corrections_since(begun[-1] if begun else float("-inf"))
+    judged = [event for event in engine.home.history() if "method" in event.figures]
+    return engine.replay.corrections_since(_began(judged[-1]) if judged else float("-inf"))
+
+
+def _began(event: Event) -> float:
+    """When an update began, in seconds since 1970; long before its last steps where it was cut off."""
+    if "began" in event.figures:
+        return datetime.fromisoformat(event.figures["began"]).timestamp()
+    return event.when - float(event.figures["seconds"])  # written before updates could go on

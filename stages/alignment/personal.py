@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from stages.alignment import sparse
 from stages.alignment.adapter import pack_sparse
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.embedlink import EmbedLink
+from stages.alignment.resume import Checkpoint, load_optimizer, optimizer_tensors, schedule_position
 from stages.alignment.trainer import (
     Example,
     Masking,
@@ -41,6 +43,8 @@ from stages.alignment.trainer import (
 from stages.yielding import between_steps
 
 ADAPTER = "personal"
+CHOSEN = "chosen."
+"""Prefix of a checkpoint's tensors that say which weights change."""
 MASKING = Masking(time_mask_frames=8, feature_mask_width=40)
 
 
@@ -76,6 +80,7 @@ class PersonalResult:
     density: float  # share of the base's weights that change
     seconds: float
     curve: list[tuple[int, float]] = field(default_factory=list)  # (step, loss)
+    resumed_at: int = 0  # steps that a training that was cut off had done before
 
 
 def user_loss(bridge: BridgeFormer, link: EmbedLink, examples: Sequence[Example], embedding_weight: float) -> Tensor:
@@ -122,13 +127,16 @@ def personalize(
     examples: Sequence[Example],
     config: PersonalConfig,
     others: Sequence[Example] = (),
+    checkpoint: Checkpoint | None = None,
 ) -> PersonalResult:
     """Learn one user's change of ``base``; ``base`` itself is left as it is.
 
     Dropout is off; parts of the frames are masked, so that the few utterances are not simply learned by heart.
-    ``others``: other people's utterances, for ``config.replay`` and ``config.ewc_weight``.
+    ``others``: other people's utterances, for ``config.replay`` and ``config.ewc_weight``. With a ``checkpoint`` that holds
+    a training of the same that was cut off, it goes on there and comes to the same result, bit for bit.
     """
     start = time.perf_counter()
+    saved = checkpoint.load() if checkpoint is not None else None
     torch.manual_seed(config.seed)
     bridge = copy.deepcopy(base).eval()
     if config.shift:
@@ -136,14 +144,12 @@ def personalize(
     total = sum(parameter.numel() for parameter in bridge.parameters())
     costs: dict[str, Tensor] = {}
     before = {name: value.detach().clone() for name, value in bridge.named_parameters()}
+    chosen: dict[str, Tensor] = {}
     if config.method == "shira":
-        scores = sparse.weight_scores(
-            bridge,
-            config.mask,
-            lambda: batch_losses(bridge, link, examples, config.embedding_weight, config.score_batch),
-            config.seed,
-        )
-        chosen = sparse.choose_weights(scores, max(1, round(config.density * total)))
+        if saved is not None:
+            chosen = {name.removeprefix(CHOSEN): value for name, value in saved[0].items() if name.startswith(CHOSEN)}
+        else:
+            chosen = _choose(bridge, link, examples, config, total)
         if config.ewc_weight and others:
             costs = importance(bridge, link, others, chosen)
         model: PeftModel | None = attach_sparse(bridge, chosen)
@@ -159,61 +165,120 @@ def personalize(
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     layers = dict(trained.named_modules())
     pull = [(cost, layers[name].shira_weight[ADAPTER]) for name, cost in costs.items()]
-    curve = _train(trained, link, examples, others if config.replay else (), parameters, pull, config)
+    work = _Work(trained, link, examples, others if config.replay else (), pull)
+    steps = _Steps(parameters, config, chosen)
+    if saved is not None:
+        steps.restore(*saved)
+    resumed_at = len(steps.curve)
+    _train(work, steps, config, checkpoint)
     tensors = _extract(trained, before, config.method)
     tensors["frame_shift"] = bridge.frame_shift.numpy().astype(np.float16)
     trainable = sum(parameter.numel() for parameter in parameters)
-    return PersonalResult(tensors, trainable, trainable / total, time.perf_counter() - start, curve)
+    return PersonalResult(tensors, trainable, trainable / total, time.perf_counter() - start, steps.curve, resumed_at)
 
 
-def _train(
-    bridge: BridgeFormer,
-    link: EmbedLink,
-    examples: Sequence[Example],
-    replayed: Sequence[Example],
-    parameters: list[nn.Parameter],
-    pull: Sequence[tuple[Tensor, Tensor]],
-    config: PersonalConfig,
-) -> list[tuple[int, float]]:
-    """The (step, loss) curve. ``pull``: (importance, change) of each layer that is held back."""
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
-    scheduler = one_cycle(optimizer, config.learning_rate, config.steps, config.warm_up)
-    generator = np.random.default_rng(config.seed)
-    curve = []
-    queue: list[int] = []
-    for step in range(config.steps):
-        between_steps()
-        if len(queue) < min(config.batch_size, len(examples)):
-            queue += generator.permutation(len(examples)).tolist()
-        batch = [queue.pop(0) for _ in range(min(config.batch_size, len(examples)))]
-        optimizer.zero_grad(set_to_none=True)
-        parts = _step_losses(bridge, link, [examples[index] for index in batch], replayed, pull, config, generator)
-        total = 0.0
-        for loss in parts if config.micro_batch else [reduce(add, parts)]:
-            loss.backward()
-            total += loss.item()
-        nn.utils.clip_grad_norm_(parameters, config.clip)
-        optimizer.step()
-        scheduler.step()
-        curve.append((step + 1, total))
-    return curve
+def _choose(
+    bridge: BridgeFormer, link: EmbedLink, examples: Sequence[Example], config: PersonalConfig, total: int
+) -> dict[str, Tensor]:
+    """The flat indices of the weights of each layer that will change."""
+    scores = sparse.weight_scores(
+        bridge,
+        config.mask,
+        lambda: batch_losses(bridge, link, examples, config.embedding_weight, config.score_batch),
+        config.seed,
+    )
+    return sparse.choose_weights(scores, max(1, round(config.density * total)))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What learns, and from what."""
+
+    bridge: BridgeFormer
+    link: EmbedLink
+    examples: Sequence[Example]
+    replayed: Sequence[Example]
+    pull: Sequence[tuple[Tensor, Tensor]]  # (importance, change) of each layer that is held back
+
+
+class _Steps:
+    """Where a training stands: all that a step takes from the steps before it."""
+
+    def __init__(self, parameters: list[nn.Parameter], config: PersonalConfig, chosen: Mapping[str, Tensor]) -> None:
+        self.parameters, self._chosen = parameters, chosen
+        self.optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
+        self.scheduler = one_cycle(self.optimizer, config.learning_rate, config.steps, config.warm_up)
+        self.generator = np.random.default_rng(config.seed)
+        self.queue: list[int] = []  # of examples, in the order in which they come
+        self.curve: list[tuple[int, float]] = []
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors, and what JSON can say."""
+        tensors = {f"{CHOSEN}{name}": value for name, value in self._chosen.items()}
+        tensors |= {f"parameter.{index}": value.detach() for index, value in enumerate(self.parameters)}
+        tensors |= optimizer_tensors(self.optimizer)
+        told = {
+            "position": schedule_position(self.optimizer, self.scheduler),
+            "generator": self.generator.bit_generator.state,
+            "queue": self.queue,
+            "curve": self.curve,
+        }
+        return tensors, told
+
+    def restore(self, tensors: Mapping[str, Tensor], told: Mapping[str, Any]) -> None:
+        """Go on from ``state``."""
+        with torch.no_grad():
+            for index, parameter in enumerate(self.parameters):
+                parameter.copy_(tensors[f"parameter.{index}"])
+        load_optimizer(self.optimizer, self.scheduler, tensors, told["position"])
+        self.generator.bit_generator.state = told["generator"]
+        self.queue = list(told["queue"])
+        self.curve = [(step, loss) for step, loss in told["curve"]]
+
+
+def _train(work: _Work, steps: _Steps, config: PersonalConfig, checkpoint: Checkpoint | None) -> None:
+    """The steps that are left. Where the gate between them ends the training, what was done is kept."""
+    while len(steps.curve) < config.steps:
+        try:
+            between_steps()
+        except BaseException:
+            if checkpoint is not None:
+                checkpoint.save(*steps.state())
+            raise
+        if checkpoint is not None and checkpoint.due():
+            checkpoint.save(*steps.state())
+        steps.curve.append((len(steps.curve) + 1, _step(work, steps, config)))
+    if checkpoint is not None:
+        checkpoint.save(*steps.state())  # judging takes its time, too
+
+
+def _step(work: _Work, steps: _Steps, config: PersonalConfig) -> float:
+    """One step; the loss before it."""
+    size = min(config.batch_size, len(work.examples))
+    if len(steps.queue) < size:
+        steps.queue += steps.generator.permutation(len(work.examples)).tolist()
+    batch = [work.examples[steps.queue.pop(0)] for _ in range(size)]
+    steps.optimizer.zero_grad(set_to_none=True)
+    parts = _step_losses(work, batch, config, steps.generator)
+    total = 0.0
+    for loss in parts if config.micro_batch else [reduce(add, parts)]:
+        loss.backward()
+        total += loss.item()
+    nn.utils.clip_grad_norm_(steps.parameters, config.clip)
+    steps.optimizer.step()
+    steps.scheduler.step()
+    return total
 
 
 def _step_losses(
-    bridge: BridgeFormer,
-    link: EmbedLink,
-    own: Sequence[Example],
-    replayed: Sequence[Example],
-    pull: Sequence[tuple[Tensor, Tensor]],
-    config: PersonalConfig,
-    generator: np.random.Generator,
+    work: _Work, own: Sequence[Example], config: PersonalConfig, generator: np.random.Generator
 ) -> Iterator[Tensor]:
     """What adds up to the loss of one step."""
 
     def losses(batch: Sequence[Example]) -> Iterator[Tensor]:
         return batch_losses(
-            bridge,
-            link,
+            work.bridge,
+            work.link,
             batch,
             config.embedding_weight,
             config.micro_batch,
@@ -221,10 +286,10 @@ def _step_losses(
         )
 
     yield from losses(own)
-    if replayed:  # apart, so that the long utterances of some do not pad the others'
-        mixed = generator.permutation(len(replayed))[: config.replay]
-        yield from losses([replayed[index] for index in mixed])
-    for cost, change in pull:
+    if work.replayed:  # apart, so that the long utterances of some do not pad the others'
+        mixed = generator.permutation(len(work.replayed))[: config.replay]
+        yield from losses([work.replayed[index] for index in mixed])
+    for cost, change in work.pull:
         yield config.ewc_weight * (cost * change.square()).sum()
 
 

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from stages.alignment.bridgeformer import BridgeFormer, BridgeFormerConfig, step_counts
 from stages.alignment.embedlink import EmbedLink, can_align, ctc_loss, embedding_loss
+from stages.alignment.resume import load_optimizer, optimizer_tensors, schedule_position
 from stages.alignment.soft_tokens import ReadOut, read_out
 from stages.yielding import between_steps
 
@@ -168,28 +169,18 @@ class Trainer:
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on, as flat tensors (safetensors holds no pickles)."""
         flat = {f"bridge.{name}": value.clone() for name, value in self.bridge.state_dict().items()}
-        for index, slots in self.optimizer.state_dict()["state"].items():
-            for name, value in slots.items():
-                flat[f"optimizer.{index}.{name}"] = torch.as_tensor(value).clone()
-        group = self.optimizer.param_groups[0]
-        progress = [self.epoch, self.scheduler.last_epoch, self.seconds, group["lr"], *group["betas"]]
+        flat |= optimizer_tensors(self.optimizer)
+        position, *rates = schedule_position(self.optimizer, self.scheduler)
+        progress = [self.epoch, position, self.seconds, *rates]
         flat["progress"] = torch.tensor(progress, dtype=torch.float64)
         return flat
 
     def load_state(self, flat: dict[str, Tensor]) -> None:
         """Go on from a ``state`` of a trainer with the same configuration and examples."""
         self.bridge.load_state_dict({key[7:]: value for key, value in flat.items() if key.startswith("bridge.")})
-        slots: dict[int, dict[str, Tensor]] = {}
-        for key, value in flat.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".")
-                slots.setdefault(int(index), {})[name] = value
-        state = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({"state": slots, "param_groups": state["param_groups"]})
-        epoch, position, self.seconds, rate, *betas = flat["progress"].tolist()
-        self.epoch, self.scheduler.last_epoch = int(epoch), int(position)
-        # the one-cycle schedule also moves the momentum
-        self.optimizer.param_groups[0].update(lr=rate, betas=tuple(betas))
+        epoch, position, self.seconds, *rates = flat["progress"].tolist()
+        self.epoch = int(epoch)
+        load_optimizer(self.optimizer, self.scheduler, flat, [position, *rates])
 
 
 def alignment_loss(

@@ -16,21 +16,7 @@ from jetson_agent.update import adapt
 from stages.alignment.adapter import read_record, save
 from stages.errors import InputError
 from tests.helpers_alignment import WORDS, spoken
-from tests.helpers_rollout import LEARN, correct, make_home, tiny_models
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Device:
-    return tiny_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def home(models: Device, tmp_path: Path) -> Home:
-    return make_home(tmp_path / "agent", models)
-
-
-def tell(home: Home, **settings: object) -> None:
-    (home.folder / "learn.json").write_text(json.dumps(settings))
+from tests.helpers_rollout import LEARN, correct, tell
 
 
 @pytest.mark.parametrize("method", ["replay+average", "replay", "average", "ewc", "none"])

@@ -5,21 +5,26 @@ EDGEALIGN_AGENT_KILLS=200 kills so often; the suite does it fewer times.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
+import shutil
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 
 from jetson_agent.home import Home
 from jetson_agent.replay import Remembered
 from jetson_agent.update import adapt
+from stages.alignment import resume
 from stages.alignment.adapter import load_personal
 from tests.helpers_alignment import spoken
-from tests.unit.test_agent_adapt import LEARN, home, models, tell  # noqa: F401 - fixtures of a tiny device
+from tests.helpers_rollout import LEARN, correct, tell
 
 KILLS = int(os.environ.get("EDGEALIGN_AGENT_KILLS", "6"))
 
@@ -38,7 +43,7 @@ def learn_for_ever(folder: Path, first: int, confirmed: Any) -> None:
         number += 1
 
 
-def test_killed_in_the_middle_of_learning_nothing_is_lost(home: Home) -> None:  # noqa: F811 - pytest's way
+def test_killed_in_the_middle_of_learning_nothing_is_lost(home: Home) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["jetson_agent.update", "tests.unit.test_agent_kills"])
     tell(home, **LEARN, items=100_000, steps_per_utterance=0.0)  # nothing has to make room
@@ -70,3 +75,52 @@ def test_killed_in_the_middle_of_learning_nothing_is_lost(home: Home) -> None:  
     adapt(home)
     assert not list(home.own.rglob("*.part")) and not list(home.own.glob("edgealign-adapt-*"))
     assert updates or KILLS < 20  # in a long run, some updates ended before the kill
+
+
+def learn_once(folder: Path) -> None:
+    """One update, in a process that will be killed."""
+    resume.EVERY_S = 0.2
+    adapt(Home.open(folder))
+
+
+def test_an_update_that_is_killed_again_and_again_goes_on_each_time(home: Home, tmp_path: Path) -> None:
+    """What is lost is the time since the last checkpoint; what comes of it is what would have come without a kill."""
+    tell(home, **{**LEARN, "steps": 200, "tolerance": 1.0}, steps_per_utterance=0.0, method="replay")
+    correct(home, 12)
+    undisturbed = tmp_path / "undisturbed"
+    shutil.copytree(home.folder, undisturbed)
+    assert adapt(Home.open(undisturbed)).taken
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["jetson_agent.update", "tests.unit.test_agent_kills"])
+    path, done = home.own / "update.safetensors", [0]
+    for _ in range(3):
+        child = context.Process(target=learn_once, args=(home.folder,), daemon=True)
+        child.start()
+        until = time.monotonic() + 60
+        while child.is_alive() and steps_in(path) <= done[-1] and time.monotonic() < until:
+            time.sleep(0.02)
+        child.kill()
+        child.join()
+        done.append(steps_in(path))
+        assert done[-1] > done[-2] or not path.exists()  # never back to the beginning
+        if not path.exists():
+            break
+        correct(home, 2, seed=1000 + len(done))  # said meanwhile: for the update after this one
+    assert done[2] > done[1] > 0
+    if home.shelf.current() is None:
+        assert adapt(home).figures["resumed_at"] >= done[-1]
+    [mine], [theirs] = ([event.figures for event in Home.open(one).history()] for one in (home.folder, undisturbed))
+    assert mine["utterances"] == theirs["utterances"] and mine["wer"]["after"] == theirs["wer"]["after"]
+    weights = [Home.open(one).shelf.current() for one in (home.folder, undisturbed)]
+    assert weights[0] is not None and weights[1] is not None and weights[0].sha256 == weights[1].sha256
+    assert not list(home.own.glob("update.*"))
+    assert home.replay.corrections_since(datetime.fromisoformat(mine["began"]).timestamp()) > 0
+
+
+def steps_in(path: Path) -> int:
+    """Steps in a checkpoint; 0 without one."""
+    try:
+        with safe_open(path, "pt") as file:
+            return len(json.loads(file.metadata()["told"])["curve"])
+    except FileNotFoundError:
+        return 0

@@ -10,13 +10,13 @@ import pytest
 
 from jetson_agent.home import Home
 from jetson_agent.serve.learning import Learner
-from tests.unit.test_agent_adapt import correct, home, models  # noqa: F401 - fixtures of the same tiny device
+from tests.helpers_rollout import correct
 
 
 class Engine:
     """What the learner sees of the service's engine."""
 
-    def __init__(self, home: Home) -> None:  # noqa: F811 - as below
+    def __init__(self, home: Home) -> None:
         self.home = home
         self.replay = home.replay
         self.busy = False
@@ -28,7 +28,7 @@ class Engine:
 
 
 @pytest.fixture
-def engine(home: Home) -> Engine:  # noqa: F811 - pytest's way
+def engine(home: Home) -> Engine:
     return Engine(home)
 
 
