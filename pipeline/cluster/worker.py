@@ -107,11 +107,28 @@ def run_task(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcom
     try:
         gate = Gate(Limits.of_environment(), hottest, is_serving)
         with gated(gate):
-            outcome = measured(lambda: function(*arguments))
+            outcome = measured(lambda: _capped(function, arguments))
     finally:
         samples = load.stop()
         sampler.stop()
     return replace(outcome, load=Load(samples, sampler.energy_j, sampler.peak_c, power_mode(), gate.paused_s))
+
+
+def _capped(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """One item within the memory that a virtual device offers."""
+    import ray
+
+    from pipeline.cluster.cap import memory_cap
+    from pipeline.cluster.nodes import node_info
+
+    context = ray.get_runtime_context()
+    cap_bytes = None
+    if context.get_assigned_resources().get("jetson"):
+        here = context.get_node_id()
+        [node] = [node_info(node) for node in ray.nodes() if node["NodeID"] == here]
+        cap_bytes = node.memory_bytes if node.kind == "virtual" else None
+    with memory_cap(cap_bytes):
+        return function(*arguments)
 
 
 class Actor:

@@ -55,28 +55,36 @@ def test_a_device_with_a_certificate_joins_and_works(fleet: Fleet) -> None:
     assert f"done {fleet.left.address} 3000000\n[]" in log.read_text()
 
 
-@pytest.fixture(params=["no TLS", "another authority", "expired"])
-def stranger(request: pytest.FixtureRequest, fleet: Fleet, authority: Authority, tmp_path: Path) -> dict[str, str]:
-    """The environment of a host that has the cluster's token and nothing else."""
+def strangers(fleet: Fleet, authority: Authority, folder: Path) -> dict[str, dict[str, str]]:
+    """The environments of hosts that have the cluster's token and not its certificate, by what they have instead."""
     own = {name: value for name, value in fleet.env.items() if "TLS" not in name}
-    if request.param == "no TLS":
-        return own
-    signer = Authority(tmp_path / "theirs") if request.param == "another authority" else authority
-    told = signer.variables(fleet.right.address, timedelta(days=1 if signer is not authority else -1))
-    return {**own, **told}
+    address, theirs = fleet.right.address, Authority(folder / "theirs")
+    return {
+        "no TLS": own,
+        "another authority": {**own, **theirs.variables(address, timedelta(days=1))},
+        "expired": {**own, **authority.variables(address, timedelta(days=-1))},
+    }
 
 
-def test_a_stranger_neither_joins_nor_runs_anything(fleet: Fleet, stranger: dict[str, str]) -> None:
+def test_strangers_neither_join_nor_run_anything(fleet: Fleet, authority: Authority, tmp_path: Path) -> None:
+    """All at once: each waits for Ray's own time limit."""
     before = fleet.living()
-    work = fleet.right.run([sys.executable, "-c", WORK, fleet.address], stranger, ROOT)
-    assert work.returncode != 0 and "connected" not in work.stdout
-    assert "error" in work.stderr.lower()
-    log = fleet.folder / "stranger.log"
     words = ["-m", "jetson_agent", "join", "--head", fleet.address, "--virtual", "--memory-bytes", "1000000000"]
-    agent = fleet.right.start([sys.executable, *words], log, stranger, ROOT)
+    drivers, agents = {}, {}
+    for name, environment in strangers(fleet, authority, tmp_path).items():
+        log = tmp_path / f"{name}, driver"
+        drivers[log] = fleet.right.start([sys.executable, "-c", WORK, fleet.address], log, environment, ROOT)
+        log = tmp_path / f"{name}, agent"
+        agents[log] = fleet.right.start([sys.executable, *words], log, environment, ROOT)
     try:
-        wait_for(lambda: "Failed to connect to GCS" in log.read_text(), 180, log.read_text)
+        for log, driver in drivers.items():
+            assert driver.wait(180) != 0, log
+            assert "connected" not in log.read_text(), log
+            assert "error" in log.read_text().lower(), log
+        for log in agents:
+            wait_for(lambda log=log: "Failed to connect to GCS" in log.read_text(), 180, log.read_text)
         assert fleet.living() == before
     finally:
-        agent.terminate()
-        assert agent.wait(60) == 0
+        for agent in agents.values():
+            agent.terminate()
+        assert [agent.wait(60) for agent in agents.values()] == [0, 0, 0]

@@ -105,6 +105,24 @@ def test_results_carry_the_peak_memory_of_their_own_item(session):
     assert results[1].peak_rss_bytes < 300_000_000
 
 
+def test_a_virtual_device_holds_no_more_than_it_offers(session):
+    """6 GB on a machine with more: an item that takes them by mistake fails, the next one on the same device runs."""
+
+    def allocate(size):
+        import torch
+
+        return torch.empty(size, dtype=torch.uint8).numel()  # asked for, not touched: the test takes no memory
+
+    results = Collected()
+    [failure] = run_tasks(session, allocate, [(7 * 10**9,), (10**9,)], JETSON, retries=0, on_result=results)
+    assert failure.index == 0
+    assert "than the 6.00 GB that this virtual device offers" in failure.message
+    assert results.values_by_index() == {1: 10**9}
+    assert (
+        run_tasks(session, allocate, [(7 * 10**9,)], HEAD, retries=0, on_result=Collected()) == []
+    )  # the head has no cap
+
+
 def test_a_demand_that_no_node_meets_fails_with_what_each_lacks(session):
     impossible = Placement(cpus=0, jetson=1, memory_bytes=9_000_000_000, labels={"model": "thor-128gb"})
     with pytest.raises(ClusterError) as caught:

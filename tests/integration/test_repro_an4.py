@@ -18,11 +18,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.models, pytest.mark.timeout(1
 @pytest.mark.an4
 @pytest.mark.skipif(not (AN4 / "transcripts.csv").is_file(), reason=f"AN4 is not in {AN4}; set EDGEALIGN_AN4")
 def test_an4_goes_in_and_through_every_stage(tmp_path: Path) -> None:
-    """Eight people of AN4: six train the base and all eight are personalised."""
+    """Five people of AN4: four train the base and all five are personalised."""
     project = Checkout(tmp_path / "project")
     with (AN4 / "transcripts.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    users = sorted({row["user"] for row in rows})[:8]
+    users = sorted({row["user"] for row in rows})[:5]
     table = tmp_path / "transcripts.csv"
     with table.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ("file", "user", "text"))
