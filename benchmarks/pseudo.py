@@ -1,0 +1,213 @@
+"""Pseudo-labels: how right they are, how many there are, and how good a base is that saw no human transcript.
+
+Real people (AN4), split by speaker. The training speakers' transcripts are hidden; two teachers write them anew:
+faster-whisper, and an adapter that learned from synthetic speech alone ("the current adapter"). What they agree on trains a
+student; the second round's teacher is the current adapter taught those labels. Every student begins at random weights and
+takes as many steps as the one that people teach; all are judged on the unseen speakers.
+
+    make bench AREA=pseudo                              three seeds, about twenty-five minutes
+    EDGEALIGN_PSEUDO_QUICK=1 make bench AREA=pseudo     whether it runs: figures of no worth, kept out of docs
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import corpora
+from benchmarks.alignment import QUICK, Bench, Trained, speakers, train
+from benchmarks.record import FOLDER, Figure, at_most, plain, write_area
+from pipeline.progress import progress
+from stages.agreement import AgreementRules, Heard, agreed
+from stages.alignment.metrics import word_errors
+from stages.alignment.trainer import TrainConfig, read_out_all
+from stages.atomic import sha256_file, sha256_json, write_json
+from stages.audio import load_audio
+from stages.examples import LabelledUtterance
+from stages.text import from_transcriber, problems_of
+
+log = logging.getLogger("edgealign")
+
+SEEDS = (0, 1, 2)
+WHISPER, ADAPTER = "whisper", "adapter"
+FIRST = AgreementRules()
+"""Both must have heard the same."""
+SECOND = AgreementRules(alone={ADAPTER: 0.95})
+"""The adapter of the second round has heard these speakers: where it is sure, as on a device, it is believed alone."""
+WARM_EPOCHS = 3
+
+Labels = dict[str, str]
+"""Texts by utterance."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is run."""
+
+    seeds: tuple[int, ...] = SEEDS
+    train: int | None = None
+    epochs: int = QUICK["epochs"]
+    folder: Path = FOLDER
+
+
+def size_asked() -> Size:
+    """By the environment; see the module."""
+    if not os.environ.get("EDGEALIGN_PSEUDO_QUICK"):
+        return Size()
+    folder = corpora.CACHE / "quick"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Size(SEEDS[:1], 40, 1, folder)
+
+
+def run() -> Path:
+    """Measure everything and write docs/benchmarks/pseudo.json."""
+    size, bench = size_asked(), Bench.open()
+    items = corpora.an4()
+    whisper = transcripts(bench)
+    synthetic = corpora.synthetic()[: 10 * size.train if size.train else None]
+    config = replace(bench.train_config(0), **{**QUICK, "epochs": size.epochs})
+    current = train(bench, synthetic, items[: size.train], config)
+    rounds = []
+    for seed in size.seeds:
+        training, unseen = speakers(items, seed)
+        rounds.append(one_seed(bench, training[: size.train], unseen, whisper, current, replace(config, seed=seed)))
+    return write_area("pseudo", figures(rounds, size.seeds), {}, size.folder)
+
+
+def one_seed(
+    bench: Bench,
+    training: Sequence[LabelledUtterance],
+    unseen: Sequence[LabelledUtterance],
+    whisper: Mapping[str, Heard],
+    current: Trained,
+    config: TrainConfig,
+) -> dict[str, Any]:
+    """Labels and students of one split; what came of each, by name."""
+
+    def student(labels: Labels) -> dict[str, float]:
+        taught = [replace(item, text=labels[item.utterance]) for item in training if item.utterance in labels]
+        if not taught:
+            return {"accepted": 0.0, "label_wer": 0.0, "wer": 1.0}
+        # as many steps as the one that people teach: fewer labels must not mean less training
+        epochs = max(1, round(config.epochs * len(training) / len(taught)))
+        said = [item.text for item in training if item.utterance in labels]
+        return {
+            "accepted": len(taught) / len(training),
+            "label_wer": word_errors(said, [item.text for item in taught]).wer,
+            "wer": train(bench, taught, unseen, replace(config, epochs=epochs)).curve[-1][1],
+        }
+
+    def labels_of(rules: AgreementRules, adapter: Mapping[str, Heard]) -> Labels:
+        found = {
+            item.utterance: agreed([whisper[item.utterance], adapter[item.utterance]], rules)[0] for item in training
+        }
+        return {name: text for name, text in found.items() if text}
+
+    first_teacher = hear(bench, current, training)
+    first = labels_of(FIRST, first_teacher)
+    told = [replace(item, text=first[item.utterance]) for item in training if item.utterance in first]
+    second_teacher, second = first_teacher, first
+    if told:
+        taught = train(bench, told, unseen, replace(config, epochs=WARM_EPOCHS), current)
+        second_teacher = hear(bench, taught, training)
+        second = {**labels_of(SECOND, second_teacher), **first}  # what two agreed on at first stays
+    everything = {name: one.text for name, one in whisper.items() if one.text}
+    texts = [item.text for item in training]
+    return {
+        "teachers": {
+            name: word_errors(texts, [by[item.utterance].text for item in training]).wer
+            for name, by in ((WHISPER, whisper), (ADAPTER, first_teacher), ("adapter, second round", second_teacher))
+        },
+        "human": student({item.utterance: item.text for item in training}),
+        "whisper alone": student(everything),
+        "adapter alone": student({name: one.text for name, one in first_teacher.items() if one.text}),
+        "two teachers": student(first),
+        "second round": student(second),
+    }
+
+
+def hear(bench: Bench, base: Trained, items: Sequence[LabelledUtterance]) -> dict[str, Heard]:
+    """What an adapter reads out of utterances."""
+    frames = [bench_frames(item) for item in items]
+    found = read_out_all(base.trainer.bridge, bench.link(base.vocabulary), frames)
+    return {
+        item.utterance: Heard(ADAPTER, base.vocabulary.text_of(bench.tokenizer, one.rows), one.confidence)
+        for item, one in zip(items, found, strict=True)
+    }
+
+
+def bench_frames(item: LabelledUtterance) -> Any:
+    """(T, F) float32."""
+    import torch
+
+    return torch.from_numpy(item.frames.astype("float32"))
+
+
+def transcripts(bench: Bench) -> dict[str, Heard]:
+    """What faster-whisper hears in every AN4 recording, in spoken form: kept on disk by recordings, weights and settings."""
+    from stages.models.prepare import prepare_transcriber
+    from stages.pseudo_labels import Transcriber
+
+    recordings = corpora.an4_recordings()
+    transcriber = Transcriber(
+        prepare_transcriber(bench.settings.models.transcriber), bench.settings.pseudo_labels.beam_size, threads=2
+    )
+    told = [[name, sha256_file(path)] for name, _, _, path in recordings]
+    key = sha256_json([told, transcriber.identity, transcriber.beam_size])
+    path = corpora.CACHE / f"an4-transcripts-{key[:16]}.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    left = [(name, file) for name, _, _, file in recordings if name not in found]
+    with progress("transcribe an4", len(left), "utterances") as advance:
+        for place, (name, file) in enumerate(left, 1):
+            heard = transcriber.transcribe(load_audio(file, name), "en")
+            found[name] = [heard.text, heard.score]
+            advance(1)
+            if place % 50 == 0 or place == len(left):  # a run that is stopped goes on where it was
+                write_json(path, found)
+    return {name: Heard(WHISPER, _spoken(text), score) for name, (text, score) in found.items()}
+
+
+def _spoken(text: str) -> str:
+    """As the pseudo_labels stage writes it; empty where that refuses it."""
+    return "" if problems_of(text, "en") else from_transcriber(text, "en")
+
+
+def figures(rounds: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[Figure]:
+    """Means over the seeds; the ratio that was asked for is that of the means."""
+
+    def mean(of: Callable[[Mapping[str, Any]], float]) -> float:
+        return statistics.mean(of(one) for one in rounds)
+
+    def by_seed(of: Callable[[Mapping[str, Any]], float]) -> str:
+        return f"by seed: {[round(of(one), 4) for one in rounds]}"
+
+    human = mean(lambda one: one["human"]["wer"])
+    second = mean(lambda one: one["second round"]["wer"])
+    note = f"WER on unseen speakers {second:.4f} from pseudo-labels only (second round), {human:.4f} from human labels"
+    found = [at_most("pseudo_over_human_wer", second / human if human else 1.0, 1.5, "", seeds=seeds, note=note)]
+    for name in ("human", "whisper alone", "adapter alone", "two teachers", "second round"):
+        key = name.replace(" ", "_")
+        for field, unit in (("wer", ""), ("accepted", "share of the utterances"), ("label_wer", "")):
+            if name == "human" and field != "wer":
+                continue
+
+            def of(one: Mapping[str, Any], name: str = name, field: str = field) -> float:
+                return float(one[name][field])
+
+            found.append(plain(f"{key}_{field}", mean(of), unit, seeds=seeds, note=by_seed(of)))
+    for name in rounds[0]["teachers"]:
+
+        def wer(one: Mapping[str, Any], name: str = name) -> float:
+            return float(one["teachers"][name])
+
+        key = name.replace(", ", "_").replace(" ", "_")
+        found.append(
+            plain(f"teacher_wer_{key}", mean(wer), "", seeds=seeds, note=f"on the training speakers; {by_seed(wer)}")
+        )
+    return found
