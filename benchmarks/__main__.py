@@ -9,7 +9,7 @@ from benchmarks.tables import write_tables
 from pipeline.cli import set_up_logging
 from stages.errors import EdgealignError
 
-AREAS = ("features", "alignment", "methods", "pipeline", "cohorts", "tracking", "online", "serve", "pseudo")
+AREAS = ("features", "alignment", "methods", "pipeline", "cohorts", "tracking", "online", "serve", "pseudo", "exchange")
 
 
 def main(area: str) -> None:
