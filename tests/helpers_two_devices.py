@@ -53,11 +53,11 @@ def train(folder: Path) -> dict[str, object]:
     lost = Lost()
     logging.getLogger("pipeline.cluster.work").addHandler(lost)
 
-    cluster = start_cluster(folder, {"head_cpus": 1, "jetson_memory_bytes": 10**9})
+    cluster = start_cluster(folder, {"head_cpus": 1, "jetson_memory_bytes": 2 * 10**9})
     second = cluster.add_node(
         node_ip_address="127.0.0.1",
         temp_dir=str(folder / "ray"),
-        **virtual_jetson(10**9, name=DOOMED).node_arguments(),
+        **virtual_jetson(2 * 10**9, name=DOOMED).node_arguments(),
     )
     ray.init(address=cluster.address, namespace="edgealign", log_to_driver=False, logging_level="ERROR")
     session = Session(cluster.address, True)
