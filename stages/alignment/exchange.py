@@ -10,7 +10,7 @@ P parameters at density k and 8 bits cost P (1/8 + k) bytes every H steps, again
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +34,7 @@ class ExchangeConfig:
     whole_below: int = 2048  # entries up to which a parameter is always sent whole: norms and biases
 
 
-def pack(change: dict[str, Tensor], config: ExchangeConfig) -> bytes:
+def pack(change: Mapping[str, Tensor], config: ExchangeConfig) -> bytes:
     """The largest entries of a change, over all parameters together: a bit for each weight, a byte for each chosen one.
 
     Values are rounded to 127 levels of each parameter's largest one.
@@ -59,7 +59,7 @@ def pack(change: dict[str, Tensor], config: ExchangeConfig) -> bytes:
     return save(tensors)
 
 
-def unpack(content: bytes, like: dict[str, Tensor]) -> dict[str, Tensor]:
+def unpack(content: bytes, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The change that ``pack`` wrote, dense, for parameters ``like`` those. Raises InputError where it is not for them."""
     try:
         tensors = load(content)
@@ -78,6 +78,25 @@ def unpack(content: bytes, like: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+class Agreed:
+    """The weights that all workers agree on: the same bits everywhere after the same rounds."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self.weights = {name: value.detach().clone() for name, value in weights.items()}
+
+    def receive(self, updates: Sequence[bytes], shares: Sequence[float] | None = None) -> None:
+        """Add the mean of all workers' ``updates``, which must come in the same order everywhere.
+
+        ``shares``: the weight of each, e.g. by its steps where a slow worker took fewer; all the same without. Raises
+        InputError where one of them is not readable: nothing is changed then.
+        """
+        weights = [1.0 / len(updates)] * len(updates) if shares is None else [share / sum(shares) for share in shares]
+        changes = [unpack(content, self.weights) for content in updates]
+        for change, weight in zip(changes, weights, strict=True):
+            for name, value in change.items():
+                self.weights[name] += weight * value
+
+
 class Participant:
     """One worker's side of the exchange: what all agree on, and what this one has not sent yet."""
 
@@ -85,30 +104,21 @@ class Participant:
         """``module`` must hold the same weights on every worker."""
         self._parameters = {name: value for name, value in module.named_parameters() if value.requires_grad}
         self._config = config
-        self._agreed = {name: value.detach().clone() for name, value in self._parameters.items()}
-        self._unsent = {name: torch.zeros_like(value) for name, value in self._agreed.items()}
+        self._agreed = Agreed(self._parameters)
+        self._unsent = {name: torch.zeros_like(value) for name, value in self._agreed.weights.items()}
 
     def send(self) -> bytes:
         """What this worker's steps since the last exchange changed; what does not go along is kept for the next one."""
-        change = {
-            name: value.detach() - self._agreed[name] + self._unsent[name] for name, value in self._parameters.items()
-        }
+        agreed = self._agreed.weights
+        change = {name: value.detach() - agreed[name] + self._unsent[name] for name, value in self._parameters.items()}
         content = pack(change, self._config)
-        sent = unpack(content, self._agreed)
+        sent = unpack(content, agreed)
         self._unsent = {name: value - sent[name] for name, value in change.items()}
         return content
 
     def receive(self, updates: Sequence[bytes], shares: Sequence[float] | None = None) -> None:
-        """Go on from what all agreed on plus the mean of all workers' ``updates``, in the same order everywhere.
-
-        ``shares``: the weight of each, e.g. by its steps where a slow worker took fewer; all the same without. Raises
-        InputError where one of them is not readable: nothing is changed then.
-        """
-        weights = [1.0 / len(updates)] * len(updates) if shares is None else [share / sum(shares) for share in shares]
-        changes = [unpack(content, self._agreed) for content in updates]
+        """Go on from what all agree on with these updates, see ``Agreed.receive``; the module's own steps were sent."""
+        self._agreed.receive(updates, shares)
         with torch.no_grad():
-            for change, weight in zip(changes, weights, strict=True):
-                for name, value in change.items():
-                    self._agreed[name] += weight * value
             for name, value in self._parameters.items():
-                value.copy_(self._agreed[name])
+                value.copy_(self._agreed.weights[name])
