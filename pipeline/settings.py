@@ -108,6 +108,9 @@ class Base(Frozen):
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     dev_users: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
     seed: int = 0
+    workers: Positive = 1
+    exchange_steps: Positive = 8
+    exchange_density: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
 
 
 class Personalize(Frozen):

@@ -7,12 +7,13 @@ next one goes on from the same state.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from stages.alignment.bridgeformer import BridgeFormerConfig
+from stages.alignment.bridgeformer import BridgeFormer, BridgeFormerConfig
+from stages.alignment.embedlink import EmbedLink
 from stages.alignment.memory_plan import READ_BATCH
 from stages.alignment.metrics import word_errors
 from stages.alignment.trainer import Example, TrainConfig, Trainer, read_out_all
@@ -26,6 +27,7 @@ class Corpus:
     texts: list[str]
     frames: list[np.ndarray]  # (T, F) float16 each
     targets: list[np.ndarray]  # (N,) int64 each
+    users: list[str] = field(default_factory=list)  # whose each is, where people are kept apart
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,24 @@ def run_epoch(setup: BaseSetup, state: dict[str, np.ndarray] | None, threads: in
     if state is not None:
         trainer.load_state({name: torch.from_numpy(np.array(value)) for name, value in state.items()})
     loss = trainer.run_epoch()
-    dev_wer = None
-    if setup.held_out.utterances:
-        held_out = examples_of(setup.held_out)
-        frames = [example.frames for example in held_out]
-        outputs = read_out_all(trainer.bridge, trainer.link, frames, setup.read_batch)
-        heard = [spell(setup.tokens, output.rows) for output in outputs]
-        dev_wer = word_errors(setup.held_out.texts, heard).wer
+    dev_wer = _dev_wer(setup, trainer.bridge, trainer.link)
     arrays = {name: value.numpy() for name, value in trainer.state().items()}
     return EpochResult(trainer.epoch, loss, trainer.seconds, dev_wer, arrays)
+
+
+def judge_base(setup: BaseSetup, weights: dict[str, np.ndarray], threads: int | None = None) -> float | None:
+    """WER on the held-out users of a BridgeFormer with these weights (its whole state); None where there are none."""
+    if threads:
+        torch.set_num_threads(threads)
+    bridge = BridgeFormer(setup.bridge)
+    bridge.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
+    return _dev_wer(setup, bridge.eval(), EmbedLink(torch.from_numpy(np.array(setup.rows))))
+
+
+def _dev_wer(setup: BaseSetup, bridge: BridgeFormer, link: EmbedLink) -> float | None:
+    if not setup.held_out.utterances:
+        return None
+    frames = [example.frames for example in examples_of(setup.held_out)]
+    outputs = read_out_all(bridge, link, frames, setup.read_batch)
+    heard = [spell(setup.tokens, output.rows) for output in outputs]
+    return word_errors(setup.held_out.texts, heard).wer

@@ -7,12 +7,13 @@ network is what ``stages.alignment.exchange`` packs.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.exchange import Agreed, ExchangeConfig, Participant
 from stages.alignment.trainer import Example, Trainer, length_batches, mean_frame, one_cycle
 from stages.base import BaseSetup, Corpus, examples_of
@@ -30,14 +31,14 @@ class Share:
     rank: int
 
 
-def divide(setup: BaseSetup, users: Sequence[str], workers: int, exchange: ExchangeConfig) -> list[Share]:
-    """The parts of ``workers`` workers. ``users``: whose utterance each of ``setup.training`` is; nobody is in two parts.
+def divide(setup: BaseSetup, workers: int, exchange: ExchangeConfig) -> list[Share]:
+    """The parts of ``workers`` workers, by ``setup.training.users``: nobody is in two parts.
 
     People go to the part that has the fewest frames so far, those with most first. Raises ValueError where there are fewer
     people than workers.
     """
     frames: dict[str, int] = {}
-    for user, item in zip(users, setup.training.frames, strict=True):
+    for user, item in zip(setup.training.users, setup.training.frames, strict=True):
         frames[user] = frames.get(user, 0) + len(item)
     if len(frames) < workers:
         raise ValueError(f"{len(frames)} people for {workers} workers: needed one for each at least")
@@ -52,7 +53,7 @@ def divide(setup: BaseSetup, users: Sequence[str], workers: int, exchange: Excha
     empty = Corpus([], [], [], [])
     return [
         Share(
-            replace(setup, training=_part(setup.training, users, part), held_out=empty),
+            replace(setup, training=_part(setup.training, part), held_out=empty),
             exchange,
             mean,
             max(1, round(steps / exchange.local_steps)),
@@ -62,13 +63,14 @@ def divide(setup: BaseSetup, users: Sequence[str], workers: int, exchange: Excha
     ]
 
 
-def _part(corpus: Corpus, users: Sequence[str], part: set[str]) -> Corpus:
-    mine = [place for place, user in enumerate(users) if user in part]
+def _part(corpus: Corpus, part: set[str]) -> Corpus:
+    mine = [place for place, user in enumerate(corpus.users) if user in part]
     return Corpus(
         [corpus.utterances[place] for place in mine],
         [corpus.texts[place] for place in mine],
         [corpus.frames[place] for place in mine],
         [corpus.targets[place] for place in mine],
+        [corpus.users[place] for place in mine],
     )
 
 
@@ -116,6 +118,11 @@ class Worker:
         self._participant.receive(updates, shares)
         self.done += 1
 
+    @property
+    def loss(self) -> float:
+        """Mean over the last round's steps."""
+        return float(np.mean(self.losses)) if self.losses else 0.0
+
     def weights(self) -> dict[str, np.ndarray]:
         """What all agree on, while no step of its own came after."""
         return {name: value.detach().numpy().copy() for name, value in self._trainer.bridge.state_dict().items()}
@@ -160,3 +167,11 @@ def beginning(share: Share) -> Agreed:
     """What all workers begin with: for the one that keeps the books."""
     worker = Worker(share)
     return Agreed(dict(worker._trainer.bridge.named_parameters()))
+
+
+def state_of(setup: BaseSetup, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The whole state of a BridgeFormer: the parameters that workers agreed on, and the mean frame of the whole training."""
+    bridge = BridgeFormer(setup.bridge)
+    bridge.frame_mean.copy_(mean_frame(examples_of(setup.training)))
+    state = {name: value.numpy() for name, value in bridge.state_dict().items()}
+    return state | {name: np.array(value) for name, value in weights.items()}

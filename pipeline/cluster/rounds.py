@@ -20,6 +20,7 @@ class Contribution:
     rank: int
     content: bytes
     steps: int  # that it took: its weight in the mean
+    loss: float = 0.0  # mean over them
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,16 @@ class Round:
 
     number: int
     contributions: tuple[Contribution, ...]
+    closed: float = 0.0  # seconds since 1970
 
     @property
     def updates(self) -> list[bytes]:
         return [one.content for one in self.contributions]
+
+    @property
+    def loss(self) -> float:
+        """Mean over the steps of all workers."""
+        return sum(one.loss * one.steps for one in self.contributions) / sum(one.steps for one in self.contributions)
 
     @property
     def shares(self) -> list[float]:
@@ -51,6 +58,7 @@ class Rounds:
     """See the module. ``first_s``: how long the first round waits; workers load their libraries meanwhile."""
 
     workers: int
+    total: int | None = None  # rounds after which nothing is opened again
     patience: float = 2.0
     least_s: float = 0.5
     first_s: float = 120.0
@@ -64,24 +72,31 @@ class Rounds:
     _closing: asyncio.TimerHandle | None = None
     _closed: asyncio.Event | None = None
 
-    async def contribute(self, rank: int, seen: int, content: bytes, steps: int) -> Next:
+    async def contribute(self, rank: int, seen: int, content: bytes, steps: int, loss: float = 0.0) -> Next:
         """Hand in one worker's work and wait for the round's end. ``seen``: how many rounds this worker has received.
 
         Raises ValueError for a rank that is none of the workers', or a worker that has seen more than there is.
         """
         if not 0 <= rank < self.workers or seen > len(self.done):
             raise ValueError(f"worker {rank} of {self.workers} has seen {seen} rounds, {len(self.done)} are over")
+        if self.over:  # it was too slow for the last round
+            return Next(self.done[seen:], self.limit_s())
         self.sent_bytes[rank] = self.sent_bytes.get(rank, 0) + len(content)
         if self._closed is None:
             self._closed, self._first = asyncio.Event(), time.monotonic()
             self._closing = asyncio.get_running_loop().call_later(self._patience_s(), self._close)
         closed = self._closed
         # one that was started again contributes again: its steps before were never counted
-        self._open[rank] = Contribution(rank, content, steps)
+        self._open[rank] = Contribution(rank, content, steps, loss)
         if len(self._open) == self.workers:
             self._close()
         await closed.wait()
         return Next(self.done[seen:], self.limit_s())
+
+    @property
+    def over(self) -> bool:
+        """Whether all rounds there are to be are done."""
+        return self.total is not None and len(self.done) >= self.total
 
     def limit_s(self) -> float | None:
         """As long as a worker may take for its steps before others would wait for it."""
@@ -101,7 +116,7 @@ class Rounds:
             self._durations.append(self._first - self._began)
         self._began = now
         contributions = tuple(self._open[rank] for rank in sorted(self._open))
-        self.done.append(Round(len(self.done), contributions))
+        self.done.append(Round(len(self.done), contributions, time.time()))
         self._open, closed = {}, self._closed
         self._closed = self._closing = None
         closed.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from pipeline.runs.recorded import figures_of, recorded, tell_load, timed_curve
 from pipeline.tracking.lineage import lineage_tags
 from stages.atomic import atomic_path, sha256_file, sha256_json
 from stages.errors import ClusterError, InputError
+
+Curve = dict[str, list[list[Any]]]
+"""loss: [epoch, loss]; dev_wer: [epoch, seconds of training, WER or None where nothing was judged]."""
 
 BASE_VERSION = 1  # raise when the same inputs would train another adapter
 
@@ -38,39 +42,31 @@ def run(context: Context) -> None:
 
 
 def _run(context: Context, run: Any) -> None:
-    from stages.base import run_epoch
-
     project, settings = context.project, context.settings
     setup, facts = prepare(context)
     key = sha256_json([BASE_VERSION, sha256_file(project.base_inputs), facts, settings.base.model_dump()])
     checkpoint = project.private / "checkpoints" / f"base-{key[:16]}.safetensors"
     epochs = settings.base.epochs
     costs, best = Costs(), Best()
-    curve: dict[str, list[list[float]]] = {"loss": [], "dev_wer": []}
+    curve: Curve = {"loss": [], "dev_wer": []}
     # MLflow's parameters cannot be taken back: they name no user, so that erasing one leaves this run as it is
     told = {name: value for name, value in facts.items() if name not in ("vocabulary", "held_out_users")}
     run.params({"base": settings.base.model_dump(), **told, "users_held_out": len(facts["held_out_users"])})
     state = _resume(checkpoint, curve, best)
     with connect(project, settings) as session, progress("base", epochs, "epochs") as advance:
         setup, placement = _planned(setup, session, run)
-        advance(len(curve["loss"]))
-        for _ in range(len(curve["loss"]), epochs):
-            outcome = _one_epoch(session, context, run_epoch, (setup, state, worker_threads()), placement, costs, run)
-            state = outcome.state
-            curve["loss"].append([outcome.epoch, outcome.loss])
-            curve["dev_wer"].append([outcome.epoch, outcome.seconds, outcome.dev_wer])
-            if best.wer is None or outcome.dev_wer is None or outcome.dev_wer < best.wer:
-                best.wer, best.epoch, best.state = outcome.dev_wer, outcome.epoch, state
-            _save_checkpoint(checkpoint, state, curve, best)
-            advance(1)
-            _tell_epoch(outcome)
+        exchanged = 0
+        if settings.base.workers > 1:
+            exchanged = _in_parallel(context, session, setup, placement, costs, curve, best, advance)
+        else:
+            _by_epochs(context, session, setup, placement, (costs, run), (checkpoint, state), curve, best, advance)
     metrics = {
         "dev_wer": best.wer,
         "epoch": best.epoch,
         "train_seconds": curve["dev_wer"][-1][1],
         "utterances": len(setup.training.utterances),
         "peak_rss_bytes": costs.peak_rss_bytes,
-        "bytes_exchanged": 0,
+        "bytes_exchanged": exchanged,
         "curve": curve,
     }
     assert best.state is not None  # at least one epoch ran: epochs >= 1 by the settings' check
@@ -86,6 +82,57 @@ def _run(context: Context, run: Any) -> None:
     _show_curve(context, metrics, run)
     run.adapter(project.base_adapter, "base", settings.features.padding_s)
     checkpoint.unlink(missing_ok=True)
+
+
+def _by_epochs(
+    context: Context,
+    session: Session,
+    setup: Any,
+    placement: Placement,
+    told: tuple[Costs, Any],
+    begun: tuple[Path, dict[str, np.ndarray] | None],
+    curve: Curve,
+    best: Best,
+    advance: Callable[[int], None],
+) -> None:
+    """One epoch after another on a device, from the last checkpoint on; fills ``curve`` and ``best``."""
+    from stages.base import run_epoch
+
+    (costs, run), (checkpoint, state) = told, begun
+    advance(len(curve["loss"]))
+    for _ in range(len(curve["loss"]), context.settings.base.epochs):
+        outcome = _one_epoch(session, context, run_epoch, (setup, state, worker_threads()), placement, costs, run)
+        state = outcome.state
+        curve["loss"].append([outcome.epoch, outcome.loss])
+        curve["dev_wer"].append([outcome.epoch, outcome.seconds, outcome.dev_wer])
+        if best.wer is None or outcome.dev_wer is None or outcome.dev_wer < best.wer:
+            best.wer, best.epoch, best.state = outcome.dev_wer, outcome.epoch, state
+        _save_checkpoint(checkpoint, outcome.state, curve, best)
+        advance(1)
+        _tell_epoch(outcome)
+
+
+def _in_parallel(
+    context: Context,
+    session: Session,
+    setup: Any,
+    placement: Placement,
+    costs: Costs,
+    curve: Curve,
+    best: Best,
+    advance: Callable[[int], None],
+) -> int:
+    """All epochs on several devices; fills ``curve`` and ``best``, gives the bytes that crossed the network as updates."""
+    from pipeline.runs.base_parallel import train_base
+
+    settings = context.settings
+    retries = settings.ray.task_retries
+    found = train_base(session, setup, settings.base, placement, costs, retries=retries, advance=advance)
+    for epoch, seconds, loss in found.losses:
+        curve["loss"].append([epoch, loss])
+        curve["dev_wer"].append([epoch, seconds, None if epoch < settings.base.epochs else found.dev_wer])
+    best.wer, best.epoch, best.state = found.dev_wer, settings.base.epochs, found.state
+    return found.sent_bytes
 
 
 def _planned(setup: Any, session: Session, run: Any) -> tuple[Any, Placement]:
@@ -183,6 +230,7 @@ def corpus_of(items: list[Any], vocabulary: Any, tokenizer: Any, with_targets: b
         [item.text for item in items],
         [item.frames for item in items],
         [vocabulary.rows_of(tokenizer, item.text).numpy() if with_targets else empty for item in items],
+        [f"{item.cohort}/{item.user}" for item in items],
     )
 
 
@@ -220,7 +268,7 @@ def _tell_epoch(outcome: Any) -> None:
     log.info("base: epoch %d, loss %.3f%s, %.0f s of training", outcome.epoch, outcome.loss, wer, outcome.seconds)
 
 
-def _save_checkpoint(path: Path, state: dict[str, np.ndarray], curve: dict[str, list[list[float]]], best: Best) -> None:
+def _save_checkpoint(path: Path, state: dict[str, np.ndarray], curve: Curve, best: Best) -> None:
     import json
 
     from safetensors.numpy import save_file
@@ -233,7 +281,7 @@ def _save_checkpoint(path: Path, state: dict[str, np.ndarray], curve: dict[str, 
         save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, temporary, {"note": note})
 
 
-def _resume(path: Path, curve: dict[str, list[list[float]]], best: Best) -> dict[str, np.ndarray] | None:
+def _resume(path: Path, curve: Curve, best: Best) -> dict[str, np.ndarray] | None:
     """The last checkpoint's state; fills ``curve`` and ``best``. None where there is none that can be read."""
     import json
 

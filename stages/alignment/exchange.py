@@ -15,14 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 from torch import Tensor, nn
 
+from stages.atomic import sha256_json
 from stages.errors import InputError
 
 LEVELS = 127
 """Of a value's size, in the 8 bits that it gets."""
+FINGERPRINT_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -37,45 +37,56 @@ class ExchangeConfig:
 def pack(change: Mapping[str, Tensor], config: ExchangeConfig) -> bytes:
     """The largest entries of a change, over all parameters together: a bit for each weight, a byte for each chosen one.
 
-    Values are rounded to 127 levels of each parameter's largest one.
+    Values are rounded to 127 levels of each parameter's largest one. Order and shapes are known to both sides and not sent.
     """
     large = {name: value for name, value in change.items() if value.numel() > config.whole_below}
-    bars = torch.cat([value.abs().flatten() for value in large.values()]) if large else torch.zeros(1)
-    count = max(1, round(config.density * len(bars)))
-    bar = float(torch.topk(bars, min(count, len(bars))).values[-1])
-    tensors: dict[str, np.ndarray] = {}
+    sizes = torch.cat([value.abs().flatten() for value in large.values()]) if large else torch.zeros(1)
+    count = max(1, round(config.density * len(sizes)))
+    bar = float(torch.topk(sizes, min(count, len(sizes))).values[-1])
+    bits, scales, levels = [], [], []
     for name, value in change.items():
         flat = value.flatten().numpy()
-        chosen = np.abs(flat) >= bar if name in large else np.ones(len(flat), dtype=bool)
-        chosen &= flat != 0.0
-        if not chosen.any():
-            continue
-        scale = np.float32(np.abs(flat[chosen]).max() / LEVELS)
-        if not scale > 0.0:  # smaller than a float can say
-            continue
-        tensors[f"{name}.chosen"] = np.packbits(chosen)
-        tensors[f"{name}.levels"] = np.rint(flat[chosen] / scale).astype(np.int8)
-        tensors[f"{name}.scale"] = np.array([scale])
-    return save(tensors)
+        chosen = (np.abs(flat) >= (bar if name in large else 0.0)) & (flat != 0.0)
+        scale = np.float32(np.abs(flat[chosen]).max(initial=0.0) / LEVELS)
+        chosen &= bool(scale > 0.0)  # what is smaller than a float can say stays with its worker
+        bits.append(chosen)
+        scales.append(scale)
+        levels.append(np.rint(flat[chosen] / scale).astype(np.int8))
+    if not any(len(one) for one in levels):
+        return _fingerprint(change)
+    parts = (np.packbits(np.concatenate(bits)), np.array(scales, dtype="<f4"), np.concatenate(levels))
+    return _fingerprint(change) + b"".join(part.tobytes() for part in parts)
 
 
 def unpack(content: bytes, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The change that ``pack`` wrote, dense, for parameters ``like`` those. Raises InputError where it is not for them."""
-    try:
-        tensors = load(content)
-        found = {}
-        for name, value in like.items():
-            flat = np.zeros(value.numel(), dtype=np.float32)
-            if f"{name}.chosen" in tensors:
-                chosen = np.unpackbits(tensors.pop(f"{name}.chosen"), count=len(flat)).astype(bool)
-                levels = tensors.pop(f"{name}.levels").astype(np.float32)
-                flat[chosen] = levels * np.float32(tensors.pop(f"{name}.scale")[0])
-            found[name] = torch.from_numpy(flat).view(value.shape)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise InputError(f"an update of {len(content)} bytes is not readable ({error}): it is left out") from error
-    if tensors:
-        raise InputError(f"an update holds {sorted(tensors)[0]!r}, which this model has not: it is of another training")
+    if not content.startswith(_fingerprint(like)):
+        raise InputError(
+            f"an update of {len(content)} bytes is not of this training: it is of another model, or damaged"
+        )
+    total = sum(value.numel() for value in like.values())
+    body = np.frombuffer(content, dtype=np.uint8)[FINGERPRINT_BYTES:]
+    if not len(body):
+        return {name: torch.zeros(value.shape) for name, value in like.items()}
+    head, scales_end = -(-total // 8), -(-total // 8) + 4 * len(like)
+    bits = np.unpackbits(body[:head])[:total].astype(bool)
+    if len(bits) < total or len(body) != scales_end + int(bits.sum()):
+        raise InputError(f"an update of {len(content)} bytes is cut off, or damaged")
+    scales = np.frombuffer(body[head:scales_end].tobytes(), dtype="<f4")
+    dense = np.zeros(total, dtype=np.float32)
+    dense[bits] = body[scales_end:].view(np.int8)
+    found, start = {}, 0
+    for scale, (name, value) in zip(scales, like.items(), strict=True):
+        part = dense[start : start + value.numel()] * scale
+        found[name] = torch.from_numpy(part).view(value.shape)
+        start += value.numel()
     return found
+
+
+def _fingerprint(parameters: Mapping[str, Tensor]) -> bytes:
+    """What an update is for: names, shapes and their order."""
+    told = sha256_json([[name, list(value.shape)] for name, value in parameters.items()])
+    return bytes.fromhex(told)[:FINGERPRINT_BYTES]
 
 
 class Agreed:

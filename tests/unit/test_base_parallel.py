@@ -6,30 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
-from stages.alignment.exchange import ExchangeConfig
-from stages.alignment.metrics import word_errors
-from stages.alignment.trainer import Trainer, read_out_all
-from stages.base import BaseSetup, Corpus, examples_of, spell
+from stages.alignment.trainer import Trainer
 from stages.base_parallel import Share, Worker, beginning, divide
-from tests.helpers_alignment import CONFIG, WORDS, rows, spoken, train_config
-
-EXCHANGE = ExchangeConfig(local_steps=4, density=0.3, whole_below=64)
-
-
-def setup(count: int = 160, epochs: int = 16) -> tuple[BaseSetup, list[str]]:
-    examples = spoken(count)
-    corpus = Corpus(
-        [one.utterance for one in examples],
-        [one.text for one in examples],
-        [one.frames.numpy().astype(np.float16) for one in examples],
-        [one.target.numpy() for one in examples],
-    )
-    tokens = [f" {word}" for word in WORDS]
-    empty = Corpus([], [], [], [])
-    users = [f"user{place % 8}" for place in range(count)]
-    return BaseSetup(CONFIG, train_config(epochs=epochs), corpus, empty, rows().numpy(), tokens), users
+from tests.helpers_alignment import CONFIG, rows, spoken
+from tests.helpers_parallel import EXCHANGE, alone, setup, wer
 
 
 def train(workers: list[Worker], rounds: int, slow: frozenset[int] = frozenset()) -> None:
@@ -39,53 +20,32 @@ def train(workers: list[Worker], rounds: int, slow: frozenset[int] = frozenset()
             worker.receive([update for update, _ in done], [float(steps) for _, steps in done])
 
 
-def wer(made: BaseSetup, weights: dict[str, np.ndarray]) -> float:
-    trainer = Trainer(CONFIG, made.train, spoken(4), rows())
-    trainer.bridge.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-    judging = spoken(40, seed=77)
-    heard = [
-        spell(made.tokens, out.rows)
-        for out in read_out_all(trainer.bridge, trainer.link, [one.frames for one in judging])
-    ]
-    return word_errors([one.text for one in judging], heard).wer
-
-
-def alone(workers: int) -> float:
-    """The WER of one training with the batches of all workers together."""
-    made, _ = setup()
-    config = train_config(epochs=made.train.epochs, batch_size=workers * made.train.batch_size)
-    trainer = Trainer(CONFIG, config, examples_of(made.training), rows())
-    for _ in range(config.epochs):
-        trainer.run_epoch()
-    return wer(made, {name: value.numpy() for name, value in trainer.bridge.state_dict().items()})
-
-
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     return one.keys() == other.keys() and all(np.array_equal(value, other[name]) for name, value in one.items())
 
 
 def shares(workers: int = 2) -> list[Share]:
-    made, users = setup()
-    return divide(made, users, workers, EXCHANGE)
+    made = setup()
+    return divide(made, workers, EXCHANGE)
 
 
 def test_nobody_is_in_two_parts_and_nothing_is_left_out() -> None:
-    made, users = setup(50)
-    owner = dict(zip(made.training.utterances, users, strict=True))
-    parts = divide(made, users, 3, EXCHANGE)
+    made = setup(50)
+    owner = dict(zip(made.training.utterances, made.training.users, strict=True))
+    parts = divide(made, 3, EXCHANGE)
     people = [{owner[name] for name in part.setup.training.utterances} for part in parts]
-    assert sum(len(one) for one in people) == len(set(users)) == len(set.union(*people))
+    assert sum(len(one) for one in people) == len(set(made.training.users)) == len(set.union(*people))
     assert sorted(name for part in parts for name in part.setup.training.utterances) == sorted(made.training.utterances)
     sizes = [sum(len(frames) for frames in part.setup.training.frames) for part in parts]
     assert max(sizes) < 1.6 * min(sizes)
     assert {part.rounds for part in parts} == {round(16 * -(-50 // (3 * made.train.batch_size)) / 4)}
     with pytest.raises(ValueError, match="8 people for 9 workers"):
-        divide(made, users, 9, EXCHANGE)
+        divide(made, 9, EXCHANGE)
 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_workers_agree_bit_for_bit_and_learn_what_one_alone_would_learn(count: int) -> None:
-    made, _ = setup()
+    made = setup()
     parts = shares(count)
     workers = [Worker(part) for part in parts]
     assert all(same(worker.weights(), workers[0].weights()) for worker in workers)
@@ -110,7 +70,7 @@ def test_a_slow_worker_takes_fewer_steps_at_the_same_rate_and_holds_nobody_up() 
         rates.append(worker._trainer.optimizer.param_groups[0]["lr"])
     assert rates[0] == rates[1]
     train(workers, parts[0].rounds - 3, slow=frozenset([1]))
-    assert wer(setup()[0], workers[0].weights()) < alone(2) + 0.1
+    assert wer(setup(), workers[0].weights()) < alone(2) + 0.1
 
 
 def test_one_that_is_started_again_goes_on_with_the_others() -> None:
@@ -126,7 +86,7 @@ def test_one_that_is_started_again_goes_on_with_the_others() -> None:
     assert same(workers[0].weights(), workers[1].weights())  # the book alone is enough to begin again
     train(workers, parts[0].rounds - half)
     assert same(workers[0].weights(), workers[1].weights())
-    assert wer(setup()[0], workers[0].weights()) < alone(2) + 0.1
+    assert wer(setup(), workers[0].weights()) < alone(2) + 0.1
 
 
 def test_the_rate_is_that_of_one_training() -> None:

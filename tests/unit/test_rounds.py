@@ -17,9 +17,12 @@ def test_a_round_closes_when_all_are_there_and_everybody_gets_the_same() -> None
     async def meet() -> None:
         rounds = Rounds(3)
         for number in range(2):
-            told = await asyncio.gather(*(rounds.contribute(rank, number, b"%d" % rank, 8) for rank in (2, 0, 1)))
+            told = await asyncio.gather(
+                *(rounds.contribute(rank, number, b"%d" % rank, 8, rank / 2) for rank in (2, 0, 1))
+            )
             assert told[0].rounds == told[1].rounds == told[2].rounds
             assert ranks(told[0]) == [[0, 1, 2]] and told[0].rounds[0].number == number
+            assert told[0].rounds[0].loss == 0.5
             assert told[0].rounds[0].updates == [b"0", b"1", b"2"] and told[0].rounds[0].shares == [8.0, 8.0, 8.0]
         assert rounds.sent_bytes == {0: 2, 1: 2, 2: 2}
 
@@ -88,6 +91,17 @@ def test_workers_are_told_how_long_the_others_take() -> None:
             limits.append((await asyncio.gather(work(0), work(1)))[0].limit_s)
         assert limits[0] is None
         assert all(limit is not None and 0.04 < limit < 1.0 for limit in limits[1:])
+
+    asyncio.run(meet())
+
+
+def test_after_the_last_round_nobody_waits() -> None:
+    async def meet() -> None:
+        rounds = Rounds(2, total=1, first_s=0.01)
+        assert ranks(await rounds.contribute(0, 0, b"a", 8)) == [[0]]
+        assert rounds.over
+        assert ranks(await rounds.contribute(1, 0, b"too late", 8)) == [[0]]
+        assert len(rounds.done) == 1 and rounds.sent_bytes == {0: 1}
 
     asyncio.run(meet())
 
