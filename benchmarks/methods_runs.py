@@ -60,6 +60,11 @@ class Run:
         """Seconds of training until the WER stays at or under ``quality``; None where it never does."""
         return seconds_to([(seconds, wer) for seconds, wer, _ in self.curve], quality)
 
+    def quiet_seconds_to(self, quality: float) -> float | None:
+        """The same at the median step's time: what else the machine did for a while does not count."""
+        steps = self.steps_to(quality)
+        return None if steps is None else steps * self.step_seconds
+
     def steps_to(self, quality: float) -> int | None:
         """The same in steps."""
         found = seconds_to([(steps, wer) for _, wer, steps in self.curve], quality)
@@ -210,7 +215,9 @@ class Kept:
 
     def __init__(self, settings: Any) -> None:
         root = corpora.ROOT
-        code = sorted([*root.glob("benchmarks/methods*.py"), *root.glob("stages/alignment/**/*.py")])
+        made_from_runs = ("methods_figures.py", "methods_plots.py")
+        code = [path for path in root.glob("benchmarks/methods*.py") if path.name not in made_from_runs]
+        code = sorted([*code, *root.glob("stages/alignment/**/*.py")])
         hashes = {str(path.relative_to(root)): sha256_file(path) for path in code}
         key = sha256_json([hashes, settings, machine(), versions()])
         self.path = corpora.CACHE / f"methods-{key[:16]}.json"

@@ -29,7 +29,11 @@ def in_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def finished(method: str, curve: list[tuple[float, float, int]], seed: int = 0, **more: Any) -> Run:
     fields = {"kind": "whole", "stopped": "schedule done", "words": 100, "trainable_parameters": 7, "batch_size": 8}
-    fields |= {"step_seconds": 2.0, "judge_seconds": 1.0, "steps": curve[-1][2] if curve else 0}
+    fields |= {
+        "step_seconds": 2.0 if method != "embedlink" else 0.4,
+        "judge_seconds": 1.0,
+        "steps": curve[-1][2] if curve else 0,
+    }
     fields |= {"seconds": curve[-1][0] if curve else 0.0, "wer": curve[-1][1] if curve else 0.3, "curve": curve}
     return Run(method=method, seed=seed, **{**fields, **more})  # type: ignore[arg-type]  # a mapping of mixed values
 
@@ -77,6 +81,13 @@ def test_the_ratio_is_of_the_best_method_in_the_loop() -> None:
     assert found["seconds_to_wer_0.10_qformer"].value is None
     assert "never got there in [500.0] s" in found["seconds_to_wer_0.10_qformer"].note
     assert "budget 100 s" in found["seconds_to_wer_0.10_qformer"].note
+
+
+def test_steps_that_something_else_slowed_down_do_not_help_us() -> None:
+    disturbed = replace(THEIRS, step_seconds=1.0)  # 400 steps that took 800 s, most of them a second each
+    assert told(kept_with(*OURS, disturbed))["time_ratio_cached_features"].value == 50.0
+    lucky = [replace(run, step_seconds=0.8) for run in OURS]  # most steps were slower than those before the threshold
+    assert told(kept_with(*lucky, disturbed))["time_ratio_cached_features"].value == 25.0
 
 
 def test_where_no_baseline_got_there_the_ratio_is_said_to_be_a_lower_bound() -> None:
