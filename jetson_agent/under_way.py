@@ -31,7 +31,8 @@ class UnderWay:
 
     @classmethod
     def begin(cls, folder: Path, items: Sequence[Remembered]) -> UnderWay:
-        """The update that was cut off, where all it began with is still remembered as it was; else one of ``items``.
+        """The update that was cut off, where it got as far as a checkpoint and all it began with is still remembered as it was;
+        else one of ``items``.
 
         Raises OSError where the disk does not take it.
         """
@@ -40,10 +41,10 @@ class UnderWay:
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
             kept = [known[name] for name in told["utterances"]]
-            if told["said"] == _said(kept):
+            if told["said"] == _said(kept) and (folder / "update.safetensors").is_file():
                 return cls(folder, kept, float(told["began"]))
         except (FileNotFoundError, ValueError, KeyError, TypeError):
-            pass  # none was under way, or what it learned from has changed: all of it begins anew
+            pass  # none was under way, or what it learned from has changed
         update = cls(folder, list(items), time.time())
         told = {"began": update.began, "utterances": [item.utterance for item in items], "said": _said(items)}
         write_private(path, json.dumps(told).encode())
