@@ -69,7 +69,7 @@ SLOW = Masking(time_masks=10_000, time_mask_frames=0, feature_masks=0)
 
 
 def main(what: str) -> dict[str, object]:
-    """``what``: "whole", "killed" (a worker, once), "slow" (one of the two) or "stage" (as the stage does it)."""
+    """``what``: "killed" (a worker, once), "slow" (one of the two) or "stage" (as the stage does it)."""
     from pipeline.cluster import environment
     from pipeline.cluster.runtime import token_path
 
@@ -175,6 +175,8 @@ def _stage(session: Any, made: BaseSetup) -> dict[str, object]:
         "losses": found.losses,
         "seconds": found.seconds,
         "sent": found.sent_bytes,
+        "rounds": found.rounds,
+        "parameters": sum(value.size for value in found.state.values()),
         "refused": refused,
     }
 

@@ -26,6 +26,7 @@ class ParallelBase:
     seconds: float  # from the first worker's start to the last one's end, Ray's own time included
     losses: list[tuple[int, float, float]]  # (epoch, seconds, mean loss of its last round) of each that ended with one
     sent_bytes: int  # by all workers
+    rounds: int
 
 
 def train_base(
@@ -91,4 +92,6 @@ def train_base(
         epoch = int(base.epochs * number / found.rounds)
         if epoch:
             by_epoch[epoch] = (epoch, closed - start, loss)
-    return ParallelBase(named, judged[0], seconds, list(by_epoch.values()), sum(found.sent_bytes.values()))
+    return ParallelBase(
+        named, judged[0], seconds, list(by_epoch.values()), sum(found.sent_bytes.values()), found.rounds
+    )

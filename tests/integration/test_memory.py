@@ -21,11 +21,9 @@ LOOSE = 1.8
     "size",
     [
         Size(frames=100, tokens=8, batch_size=1),
-        Size(batch_size=16, count=16, rows=5000),
         Size(batch_size=16, count=16, rows=5000, cap_bytes=1_700_000_000),
         Size(batch_size=4, held_out=40),
         Size(encoder_width=768, llm_width=2048, layers=4, stack=2),
-        Size(kind="personal"),
         Size(kind="personal", count=24, batch_size=8, cap_bytes=1_500_000_000),
     ],
     ids=lambda size: f"{size.kind}-{size.batch_size}x{size.frames}-{size.rows}-{size.cap_bytes}",
