@@ -104,7 +104,7 @@ def train_parallel(
             f"base.workers is {len(shares)}, the cluster has room for {slots} (one a Jetson). Let more devices join, or lower "
             "base.workers."
         )
-    keeper = ray.remote(Keeper).options(num_cpus=0, resources=_here()).remote(shares[0], len(shares))
+    keeper = ray.remote(Keeper).options(num_cpus=0, scheduling_strategy=_here()).remote(shares[0], len(shares))
     references = [ray.put(share) for share in shares]
     stop = threading.Event()
     watching = threading.Thread(target=_watch, args=(keeper, stop, on_round), daemon=True)
@@ -123,12 +123,12 @@ def train_parallel(
     return found
 
 
-def _here() -> dict[str, float]:
+def _here() -> Any:
     """This driver's node: the keeper must outlive any device."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    address = ray.util.get_node_ip_address()
-    return {f"node:{address}": 0.001}
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def _fit(keeper: Any, references: list[Any], placement: Placement, retries: int, threads: int) -> None:
@@ -152,7 +152,8 @@ def _fit(keeper: Any, references: list[Any], placement: Placement, retries: int,
         try:
             trainer.fit()
         except TrainingFailedError as error:
-            raise ClusterError(f"the base's training on {len(references)} devices failed: {error}") from error
+            reason = str(error).strip().splitlines()[-1]  # above it are the traces of every attempt
+            raise ClusterError(f"the base's training on {len(references)} devices failed: {reason}") from error
 
 
 def _watch(keeper: Any, stop: threading.Event, on_round: Callable[[int], None] | None) -> None:
