@@ -106,11 +106,11 @@ def judge_guard(project: Project, wer: float = 0.1, cohort: str = "home") -> Non
 
 @contextmanager
 def _in_this_process(*modules: Any) -> Iterator[None]:
-    node = NodeInfo("here", "virtual", "test")
+    node = NodeInfo("here", "virtual", "test", resources={"jetson": 1.0, "memory": 6e9})
 
     @contextmanager
     def connect(*arguments: Any) -> Iterator[Any]:
-        yield SimpleNamespace(describe=lambda: "no cluster")
+        yield SimpleNamespace(describe=lambda: "no cluster", nodes=lambda: [node])
 
     def run_tasks(session: Any, function: Any, items: Any, placement: Any, *, on_result: Any, **_: Any) -> list[Any]:
         for index, item in enumerate(items):
