@@ -4,6 +4,7 @@ The splits, plan and clock are those of the methods' comparison (``benchmarks.me
 Speakers that judge are never in training, and no schedule here was chosen on them (docs/notes.md says on whom).
 
     make bench AREA=ablation                                about ten minutes on two cores alone
+    EDGEALIGN_ABLATION_PADDED=1 make bench AREA=ablation    about five minutes more: errors on the padded window's frames
     EDGEALIGN_ABLATION_QUICK=1 make bench AREA=ablation     whether it runs: figures of no worth, kept out of docs
 
 The ratios to methods with the LLM in the loop read docs/benchmarks/methods.json: measure that area first. A run that is
@@ -20,8 +21,8 @@ from pathlib import Path
 
 from benchmarks import corpora
 from benchmarks.ablation_costs import own_encoding, personal_steps, projector_step, replies, sparse_and_dense, spread
-from benchmarks.ablation_figures import PLANNED, QUICKEST, WARM, figures, plots, read_baselines
-from benchmarks.ablation_runs import Variant, joined, run_variant
+from benchmarks.ablation_figures import PADDED, PLANNED, QUICKEST, WARM, figures, plots, read_baselines
+from benchmarks.ablation_runs import Variant, joined, padded_split, run_variant
 from benchmarks.alignment import QUICK, Bench, Trained, speakers, train
 from benchmarks.methods import JUDGED, PADDED_RECORDINGS, PLANS, SEEDS, THRESHOLD
 from benchmarks.methods_costs import padded_encoding
@@ -38,6 +39,7 @@ VARIANTS = {
     PLANNED: Variant(AS_PLANNED, judge_every=PLANS["embedlink"].judge_every),
     "positions": Variant(AS_PLANNED, positions=True),
     "no_embedding_term": Variant(AS_PLANNED, embedding=False),
+    PADDED: Variant(AS_PLANNED, padded=True),
     QUICKEST: Variant(Schedule(epochs=4, batch_size=8, learning_rate=2e-3), stack=6, judge_every=8),
     WARM: Variant(Schedule(epochs=2, batch_size=8, learning_rate=1e-3), warm=True, judge_every=8),
 }
@@ -115,9 +117,12 @@ def run() -> Path:
     for seed in size.seeds:
         split = Split(bench, seed, size.train, size.judged, size.final)
         for name, variant in variants.items():
+            if variant.padded and not (seed == size.seeds[0] and os.environ.get("EDGEALIGN_ABLATION_PADDED")):
+                continue
             if kept.find(name, seed, "ablation") is None:
+                own = padded_split(split) if variant.padded else split
                 then = partial(_afterwards, kept, name, split, size)
-                kept.add(run_variant(name, variant, split, start.trained if variant.warm else None, then))
+                kept.add(run_variant(name, variant, own, start.trained if variant.warm else None, then))
                 if variant.warm:
                     kept.cost("start seconds", lambda: start.trained.trainer.seconds)
                 written()

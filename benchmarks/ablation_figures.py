@@ -15,13 +15,14 @@ from benchmarks.methods_runs import Kept, Run
 from benchmarks.record import Figure, at_least, machine, plain
 from stages.alignment.methods.names import IN_THE_LOOP
 
-PLANNED, QUICKEST, WARM = "as_planned", "lower_frame_rate", "warm_start"
+PLANNED, QUICKEST, WARM, PADDED = "as_planned", "lower_frame_rate", "warm_start", "padded_window"
 """``QUICKEST``: of the schedules from scratch, by training speakers alone (docs/notes.md), before this was measured."""
 
 TITLES = {
     PLANNED: "embedlink as the methods' comparison plans it",
     "positions": "a sinusoidal positional encoding added to the steps before the first block",
     "no_embedding_term": "embedding_weight 0: CTC alone",
+    PADDED: "stored frames of the padded 30 s window, cut to the utterance, for training and for judging; first seed only",
     QUICKEST: "6 frames stacked instead of 4, a higher rate, fewer epochs",
     WARM: "begins with a base that was trained on synthetic speech alone; its schedule is untuned",
 }
@@ -158,7 +159,8 @@ def _computed(kept: Kept, runs: Runs, threshold: float, baseline: Mapping[str, A
     if padded is not None:
         note = (
             f"computed: {padded:.4f} s of encoding in Whisper's padded 30 s window, measured alone, for each utterance of each "
-            "step; its frames cut to the utterance, so that nothing else takes longer. Errors on such frames: not measured"
+            "step; its frames cut to the utterance, so that nothing else takes longer. Errors on such "
+            f"frames: {'wer_' + PADDED if runs.get(PADDED) else 'not measured (EDGEALIGN_ABLATION_PADDED=1 does)'}"
         )
         ways.append(("no_cache_no_own_length_window", padded, note))
     for name, seconds, note in ways:

@@ -5,6 +5,7 @@ Dimensions: B utterances, S steps, W BridgeFormer's width, T frames.
 
 from __future__ import annotations
 
+import copy
 import logging
 import statistics
 import time
@@ -14,8 +15,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from benchmarks import corpora
 from benchmarks.alignment import Trained
-from benchmarks.methods_runs import Run, Split, judge
+from benchmarks.methods_runs import Run, Split, example_frames, judge
+from pipeline.progress import progress
 from stages.alignment.methods.embedlink import EmbedLinkMethod
 from stages.alignment.methods.protocol import Schedule, epoch_batches
 from stages.alignment.methods.registry import Material, make_method
@@ -36,6 +39,7 @@ class Variant:
     positions: bool = False  # a sinusoidal positional encoding is added
     embedding: bool = True  # the embedding term
     warm: bool = False  # begins with the weights of a base that was trained on synthetic speech
+    padded: bool = False  # frames come from Whisper's padded 30 s window; see ``padded_split``
     judge_every: int = 16  # steps
 
 
@@ -147,6 +151,32 @@ def run_variant(
         judge_seconds=round(spent, 1),
         curve=curve,
     )
+
+
+def padded_split(split: Split) -> Split:
+    """The same split with frames from the encoder's padded window, cut to as many as each utterance has on its own length.
+
+    A training on them takes as long as one on the split itself. Encodes every recording: some minutes.
+    """
+    from stages.audio import load_audio
+    from stages.models.encoder import SpeechEncoder
+
+    encoder = SpeechEncoder.load(corpora.models()[0])
+    files = {name: path for name, _, _, path in corpora.an4_recordings()}
+
+    def padded(item: Example) -> Example:
+        frames = encoder.encode_padded(load_audio(files[item.utterance], item.utterance))[: len(item.frames)]
+        advance(1)
+        return replace(item, frames=example_frames(frames))
+
+    found = copy.copy(split)
+    found.__dict__.pop("material", None)  # made anew, of the new frames
+    with progress("encode an4, padded", len(split.training) + len(split.unseen), "utterances") as advance:
+        found.training = [padded(item) for item in split.training]
+        by_name = {item.utterance: padded(item) for item in split.unseen}
+    found.unseen = [by_name[item.utterance] for item in split.unseen]
+    found.judged = [by_name[item.utterance] for item in split.judged]
+    return found
 
 
 def joined(items: Sequence[Example], count: int = JOINED) -> list[Example]:

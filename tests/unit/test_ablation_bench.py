@@ -8,12 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks import ablation, ablation_plots, corpora
 from benchmarks.ablation_figures import PLANNED, QUICKEST, WARM, figures, plots
-from benchmarks.ablation_runs import Variant, joined, make_variant, material_of, run_variant, sinusoids
+from benchmarks.ablation_runs import Variant, joined, make_variant, material_of, padded_split, run_variant, sinusoids
 from benchmarks.methods_runs import Kept, Run
 from benchmarks.record import Figure, machine
 from stages.alignment.bridgeformer import BridgeFormer
@@ -114,6 +115,24 @@ def test_a_run_is_judged_before_its_first_step_and_after_its_last() -> None:
     assert [steps for _, _, steps in run.curve] == [0, 3, 4]
     assert run.curve[0][0] == 0.0
     assert [round(seconds, 2) for seconds in asked] == [run.seconds]
+
+
+def test_a_padded_split_has_other_frames_as_many_and_the_same_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = toy_split()
+    split.training = split.material.examples
+    whole = np.ones((1500, 64), dtype=np.float16)
+    encoder = SimpleNamespace(encode_padded=lambda samples: whole)
+    monkeypatch.setattr("stages.models.encoder.SpeechEncoder.load", lambda folder: encoder)
+    monkeypatch.setattr("stages.audio.load_audio", lambda path, name: np.zeros(1600, dtype=np.float32))
+    monkeypatch.setattr(corpora, "models", lambda: (Path("encoder"), Path("llm")))
+    recordings = [(item.utterance, "user", item.text, Path("x")) for item in split.training]
+    monkeypatch.setattr(corpora, "an4_recordings", lambda: recordings)
+    before = [(len(item.frames), item.text) for item in split.training]
+    found = padded_split(split)
+    assert [(len(item.frames), item.text) for item in found.training] == before
+    assert all(item.frames.eq(1).all() for item in (*found.training, *found.unseen, *found.judged))
+    assert not split.training[0].frames.eq(1).all()
+    assert not hasattr(found, "material")
 
 
 def test_joined_utterances_are_longer_and_leave_out_a_rest() -> None:
