@@ -48,7 +48,7 @@ WITH_JOINED = (PLANNED, "positions")
 """Those that are also judged on joined utterances: what a positional encoding is not missed for."""
 
 REPLIES = 30
-USERS = 8
+USERS = 12
 RECORDINGS = 24
 QUICK_STEPS = 3
 

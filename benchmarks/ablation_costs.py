@@ -87,20 +87,20 @@ def sparse_and_dense(bench: Bench, base: Trained, users: int) -> dict[str, dict[
     """Personal updates of so many AN4 users on ``base``, as params.yaml says (sparse) and of all weights (dense): WER over
     all held-out words, median seconds, largest stored bytes."""
     config = personal_config(bench.settings)
+    chosen = spread(user_splits(PERSONAL_UTTERANCES), users)
     found = {}
     for name, method in {
         "sparse": config,
         "dense": replace(config, method="full", learning_rate=FULL_RATE),
     }.items():
-        told = [
-            alignment._one_user(bench, base, split, method) for split in spread(user_splits(PERSONAL_UTTERANCES), users)
-        ]
+        told = [alignment._one_user(bench, base, split, method) for split in chosen]
         words = sum(item["words"] for item in told)
         found[name] = {
             "base_wer": sum(item["base_errors"] for item in told) / words,
             "wer": sum(item["errors"] for item in told) / words,
             "words": words,
             "users": len(told),
+            "utterances": statistics.median(len(split.train) for _, split in chosen),
             "seconds": statistics.median(item["seconds"] for item in told),
             "bytes": max(item["bytes"] for item in told),
         }
@@ -117,10 +117,15 @@ def user_splits(utterances: int) -> list[tuple[str, UserSplit]]:
     return found
 
 
+def longest_split(splits: list[tuple[str, UserSplit]]) -> UserSplit:
+    """The first of those that have most to learn from: not every user has all ten."""
+    return max((split for _, split in splits), key=lambda split: len(split.train))
+
+
 def personal_steps(bench: Bench, base: Trained, split: Split, schedule: Schedule) -> dict[str, float]:
     """A step of a personal update from one user's ten utterances, median seconds: ``projector`` through the LLM, and ours as
     params.yaml says with the choice of its weights in it. The same batch size for both."""
-    _, user = user_splits(PERSONAL_UTTERANCES)[0]
+    user = longest_split(user_splits(PERSONAL_UTTERANCES))
     config = personal_config(bench.settings)
     vocabulary = base.vocabulary.grown(bench.tokenizer, [item.text for item in user.train])
     examples = bench.examples(user.train, vocabulary)

@@ -67,8 +67,16 @@ def _trained(name: str, variant: Variant, runs: Runs, threshold: float, kept: Ke
     wers = [run.wer for run in own]
     found = [
         _seconds(name, median_seconds(own, threshold), threshold, seeds, how),
-        plain(f"seconds_whole_schedule_{name}", statistics.median(run.seconds for run in own), "s", seeds=seeds),
-        plain(f"step_seconds_{name}", statistics.median(run.step_seconds for run in own), "s", seeds=seeds),
+        plain(
+            f"seconds_whole_schedule_{name}",
+            statistics.median(run.seconds for run in own),
+            "s",
+            seeds=seeds,
+            note="median",
+        ),
+        plain(
+            f"step_seconds_{name}", statistics.median(run.step_seconds for run in own), "s", seeds=seeds, note="median"
+        ),
         plain(
             f"wer_{name}",
             statistics.mean(wers),
@@ -211,7 +219,7 @@ def _updates(kept: Kept) -> list[Figure]:
     found: list[Figure] = []
     for name, told in (kept.costs.get("updates") or {}).items():
         note = (
-            f"{told['users']:.0f} AN4 users, ten utterances each at most, on the base of synthetic speech (WER "
+            f"{told['users']:.0f} AN4 users, {told['utterances']:.0f} utterances to learn from (median), on the base of synthetic speech (WER "
             f"{told['base_wer']:.4f} before), {told['words']:.0f} held-out words"
         )
         found.append(plain(f"personal_wer_{name}_update", told["wer"], "", note=note))

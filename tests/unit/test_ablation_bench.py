@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from benchmarks import ablation, ablation_plots, corpora
+from benchmarks.ablation_costs import longest_split
 from benchmarks.ablation_figures import PLANNED, QUICKEST, WARM, figures, plots
 from benchmarks.ablation_runs import Variant, joined, make_variant, material_of, padded_split, run_variant, sinusoids
 from benchmarks.methods_runs import Kept, Run
@@ -178,6 +179,11 @@ def test_what_was_not_measured_is_not_told_as_met(tmp_path: Path) -> None:
     found = told(tmp_path, None, personal_steps=steps)
     assert found["personal_step_ratio"].value == pytest.approx(60)
     assert (found["personal_update_ratio"].value, found["personal_update_ratio"].met) == (None, False)
+
+
+def test_the_personal_step_is_of_a_user_who_has_most_utterances() -> None:
+    users: Any = [(str(count), SimpleNamespace(train=[None] * count)) for count in (6, 10, 8)]
+    assert longest_split(users) is users[1][1]
 
 
 def test_the_picture_shows_the_schedules(tmp_path: Path) -> None:
