@@ -118,12 +118,12 @@ def user_splits(utterances: int) -> list[tuple[str, UserSplit]]:
 
 
 def longest_split(splits: list[tuple[str, UserSplit]]) -> UserSplit:
-    """The first of those that have most to learn from: not every user has all ten."""
+    """The first of those that have most to learn from: AN4's users have nine at most."""
     return max((split for _, split in splits), key=lambda split: len(split.train))
 
 
 def personal_steps(bench: Bench, base: Trained, split: Split, schedule: Schedule) -> dict[str, float]:
-    """A step of a personal update from one user's ten utterances, median seconds: ``projector`` through the LLM, and ours as
+    """A step of a personal update from one user's utterances, median seconds: ``projector`` through the LLM, and ours as
     params.yaml says with the choice of its weights in it. The same batch size for both."""
     user = longest_split(user_splits(PERSONAL_UTTERANCES))
     config = personal_config(bench.settings)

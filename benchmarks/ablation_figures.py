@@ -219,8 +219,8 @@ def _updates(kept: Kept) -> list[Figure]:
     found: list[Figure] = []
     for name, told in (kept.costs.get("updates") or {}).items():
         note = (
-            f"{told['users']:.0f} AN4 users, {told['utterances']:.0f} utterances to learn from (median), on the base of synthetic speech (WER "
-            f"{told['base_wer']:.4f} before), {told['words']:.0f} held-out words"
+            f"{told['users']:.0f} AN4 users, {told['utterances']:.0f} utterances to learn from (median), "
+            f"on the base of synthetic speech (WER {told['base_wer']:.4f} before), {told['words']:.0f} held-out words"
         )
         found.append(plain(f"personal_wer_{name}_update", told["wer"], "", note=note))
         found.append(plain(f"personal_seconds_{name}_update", told["seconds"], "s", note="median over users"))
