@@ -9,7 +9,19 @@ from benchmarks.tables import write_tables
 from pipeline.cli import set_up_logging
 from stages.errors import EdgealignError
 
-AREAS = ("features", "alignment", "methods", "ablation", "pipeline", "cohorts", "tracking", "online", "serve", "pseudo", "exchange")
+AREAS = (
+    "features",
+    "alignment",
+    "methods",
+    "ablation",
+    "pipeline",
+    "cohorts",
+    "tracking",
+    "online",
+    "serve",
+    "pseudo",
+    "exchange",
+)
 
 
 def main(area: str) -> None:

@@ -1,6 +1,6 @@
 """What each of embedlink's choices costs in seconds and in quality, and how quickly it can be trained.
 
-The splits, plan and clock are those of the methods' comparison (``benchmarks.methods``); one choice is switched off at a time.
+The splits and the clock are those of the methods' comparison (``benchmarks.methods``); one choice is switched off at a time.
 Speakers that judge are never in training, and no schedule here was chosen on them (docs/notes.md says on whom).
 
     make bench AREA=ablation                                about ten minutes on two cores alone
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks import corpora
 from benchmarks.ablation_costs import own_encoding, personal_steps, projector_step, replies, sparse_and_dense, spread
-from benchmarks.ablation_figures import PADDED, PLANNED, QUICKEST, WARM, figures, plots, read_baselines
+from benchmarks.ablation_figures import PADDED, QUICKEST, REFERENCE, WARM, figures, plots, read_baselines
 from benchmarks.ablation_runs import Variant, joined, padded_split, run_variant
 from benchmarks.alignment import QUICK, Bench, Trained, speakers, train
 from benchmarks.methods import JUDGED, PADDED_RECORDINGS, PLANS, SEEDS, THRESHOLD
@@ -34,17 +34,20 @@ from stages.atomic import sha256_file
 
 log = logging.getLogger("edgealign")
 
-AS_PLANNED = PLANS["embedlink"].schedule
+SCHEDULE = Schedule(epochs=5, batch_size=8, learning_rate=1e-3)
+"""Of the reference, from which one choice at a time is switched off. The methods' comparison takes the quickest one."""
+
+QUICK_PLAN = PLANS["embedlink"]
 VARIANTS = {
-    PLANNED: Variant(AS_PLANNED, judge_every=PLANS["embedlink"].judge_every),
-    "positions": Variant(AS_PLANNED, positions=True),
-    "no_embedding_term": Variant(AS_PLANNED, embedding=False),
-    PADDED: Variant(AS_PLANNED, padded=True),
-    QUICKEST: Variant(Schedule(epochs=4, batch_size=8, learning_rate=2e-3), stack=6, judge_every=8),
+    REFERENCE: Variant(SCHEDULE),
+    "positions": Variant(SCHEDULE, positions=True),
+    "no_embedding_term": Variant(SCHEDULE, embedding=False),
+    PADDED: Variant(SCHEDULE, padded=True),
+    QUICKEST: Variant(QUICK_PLAN.schedule, stack=QUICK_PLAN.stack, judge_every=8),
     WARM: Variant(Schedule(epochs=2, batch_size=8, learning_rate=1e-3), warm=True, judge_every=8),
 }
-SCHEDULES = (PLANNED, QUICKEST, WARM)
-WITH_JOINED = (PLANNED, "positions")
+SCHEDULES = (REFERENCE, QUICKEST, WARM)
+WITH_JOINED = (REFERENCE, "positions")
 """Those that are also judged on joined utterances: what a positional encoding is not missed for."""
 
 REPLIES = 30
@@ -136,7 +139,7 @@ def _afterwards(kept: Kept, name: str, split: Split, size: Size, method: EmbedLi
     """What a trained method is asked besides."""
     if name in WITH_JOINED:
         kept.cost(f"joined {name} {split.seed}", lambda: round(judge(method, joined(split.unseen)).wer, 4))
-    if name == PLANNED:
+    if name == REFERENCE:
         kept.cost("replies", lambda: replies(split.bench, method, spread(split.unseen, size.replies)))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 LOOKS = {
-    "as_planned": ("#0072b2", "o", "-"),
+    "reference": ("#0072b2", "o", "-"),
     "lower_frame_rate": ("#d55e00", "^", "--"),
     "warm_start": ("#009e73", "s", ":"),
 }

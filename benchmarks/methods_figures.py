@@ -65,13 +65,15 @@ def median_seconds(runs: Sequence[Run], threshold: float, cautious: Callable[[fl
     return statistics.median(_seconds_of(run, threshold, cautious) for run in runs)
 
 
-def median_seconds_raw(runs: Sequence[Run], threshold: float, padded_s: float) -> float:
+def median_seconds_raw(
+    runs: Sequence[Run], threshold: float, padded_s: float, cautious: Callable[[float, float], float] = min
+) -> float:
     """The same from raw audio: every utterance of every step is encoded in the padded window first."""
     times = []
     for run in runs:
         steps = run.steps_to(threshold)
         known = steps is not None
-        seconds = _seconds_of(run, threshold, min)
+        seconds = _seconds_of(run, threshold, cautious)
         times.append(seconds + steps * run.batch_size * padded_s if known else math.inf)  # type: ignore[operator]
     return statistics.median(times)
 

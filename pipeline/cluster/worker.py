@@ -121,6 +121,8 @@ def _capped(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     from pipeline.cluster.cap import memory_cap
     from pipeline.cluster.nodes import node_info
 
+    if not ray.is_initialized() or ray.get_runtime_context().get_task_id() is None:
+        return function(*arguments)  # in the driver's own process, which is no device
     context = ray.get_runtime_context()
     cap_bytes = None
     if context.get_assigned_resources().get("jetson"):

@@ -91,7 +91,7 @@ def test_every_run_is_in_mlflow_with_its_lineage(spoken_project: Checkout) -> No
     assert ann.data.tags["device_kind"] == "virtual"
     [base] = [run for run in runs if run.data.tags["stage"] == "base"]
     for planned in (ann.data.params, base.data.params):  # the memory plan of each training
-        assert 10**9 < int(planned["planned_bytes"]) <= int(planned["cap_bytes"]) == 6_000_000_000
+        assert 5 * 10**8 < int(planned["planned_bytes"]) <= int(planned["cap_bytes"]) == 6_000_000_000
     assert len(ann.data.tags["data_md5"]) > 30
     assert {item.path for item in client.list_artifacts(ann.info.run_id, "adapter")} == {
         *(f"adapter/{name}" for name in ("adapter.json", "adapter.safetensors", "MLmodel", "model_code.py")),
