@@ -34,16 +34,14 @@ from stages.atomic import sha256_file
 
 log = logging.getLogger("edgealign")
 
-SCHEDULE = Schedule(epochs=5, batch_size=8, learning_rate=1e-3)
-"""Of the reference, from which one choice at a time is switched off. The methods' comparison takes the quickest one."""
-
-QUICK_PLAN = PLANS["embedlink"]
+SCHEDULE = PLANS["embedlink"].schedule
+"""Of the reference, from which one choice at a time is switched off: that of the methods' comparison."""
 VARIANTS = {
     REFERENCE: Variant(SCHEDULE),
     "positions": Variant(SCHEDULE, positions=True),
     "no_embedding_term": Variant(SCHEDULE, embedding=False),
     PADDED: Variant(SCHEDULE, padded=True),
-    QUICKEST: Variant(QUICK_PLAN.schedule, stack=QUICK_PLAN.stack, judge_every=8),
+    QUICKEST: Variant(Schedule(epochs=4, batch_size=8, learning_rate=2e-3), stack=6, judge_every=8),
     WARM: Variant(Schedule(epochs=2, batch_size=8, learning_rate=1e-3), warm=True, judge_every=8),
 }
 SCHEDULES = (REFERENCE, QUICKEST, WARM)

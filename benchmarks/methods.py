@@ -39,7 +39,7 @@ JUDGED = 48  # utterances of unseen speakers that a curve is drawn from; the las
 PADDED_RECORDINGS = 12
 
 PLANS = {
-    "embedlink": Plan(Schedule(epochs=4, batch_size=8, learning_rate=2e-3), 300.0, judge_every=16, stack=6),
+    "embedlink": Plan(Schedule(epochs=5, batch_size=8, learning_rate=1e-3), 300.0, judge_every=16),
     "ctc-only": Plan(Schedule(epochs=10, batch_size=8, learning_rate=1e-3), 300.0, judge_every=32),
     "cascade": Plan(Schedule(epochs=1, batch_size=8, learning_rate=1e-3), 0.0, judge_every=1),
     "projector": Plan(Schedule(epochs=7, batch_size=8, learning_rate=1e-3), 1500.0, judge_every=32, judge_from=0.25),

@@ -35,7 +35,6 @@ class Plan:
     schedule: Schedule
     budget_s: float  # of training; a run that is slower is stopped there and says so
     judge_every: int  # steps
-    stack: int | None = None  # frames that BridgeFormer takes at once, for embedlink; None: those of params.yaml
     judge_from: float = 0.0  # share of the schedule before which nothing is judged: an LLM's early replies are long
 
 
@@ -159,10 +158,7 @@ def judge(method: Method, items: Sequence[Example]) -> ErrorCounts:
 def run_method(name: str, split: Split, plan: Plan, kind: str = "whole") -> Run:
     """Train one method on a split's speakers and judge it on the unseen ones. Judging counts in no training second."""
     schedule = replace(plan.schedule, seed=split.seed)
-    material = split.material
-    if plan.stack is not None:
-        material = replace(material, bridge=replace(material.bridge, stack=plan.stack))
-    method = make_method(name, material, schedule)
+    method = make_method(name, split.material, schedule)
     total = schedule.steps(len(split.training)) if method.trainable_parameters() else 0
     curve: list[tuple[float, float, int]] = []
     each: list[float] = []
