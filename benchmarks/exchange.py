@@ -40,6 +40,8 @@ OTHERS = (
     ExchangeConfig(local_steps=8, density=0.02),
 )
 """Beside the chosen one, with two workers: what more steps or more entries would cost."""
+MORE = (ExchangeConfig(local_steps=8, density=0.17), ExchangeConfig(local_steps=16, density=0.25))
+"""The same with four, whose trainings have half as many steps."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def run() -> Path:
             dense = job.dense()
             log.info("%d workers, dense: %s", workers, dense)
             found += _against(dense, job.sparse(CHOSEN), CHOSEN, workers)
-            for other in size.others if workers == 2 else ():
+            for other in size.others if workers == size.workers[0] else MORE:
                 found += _against(dense, job.sparse(other), other, workers, asked=False)
             found.append(
                 plain(f"wer_dense_{workers}_workers", dense.wer, "", seeds=(seed,), note=f"{dense.steps} steps each")
@@ -179,5 +181,5 @@ def _against(dense: Came, came: Came, exchange: ExchangeConfig, workers: int, as
             at_least(f"bytes_ratio_{workers}_workers", ratio, 100, "×", note=note),
             at_most(f"wer_over_dense_{workers}_workers", worse, 0.005, ""),
         ]
-    key = f"{exchange.local_steps}_steps_density_{exchange.density:g}"
+    key = f"{workers}_workers_{exchange.local_steps}_steps_density_{exchange.density:g}"
     return [plain(f"bytes_ratio_{key}", ratio, "×", note=note), plain(f"wer_over_dense_{key}", worse, "")]
