@@ -101,7 +101,7 @@ def _seconds(name: str, runs: Sequence[Run], plan: Plan, threshold: float) -> Fi
     schedule = plan.schedule
     note = (
         f"median; batch {schedule.batch_size}, one-cycle to {schedule.learning_rate:g} over {schedule.epochs} epochs, budget "
-        f"{plan.budget_s:g} s; by seed: {told}"
+        f"{plan.budget_s:g} s; its steps at their median time where that is less than what was measured, by seed: {told}"
     )
     median = median_seconds(runs, threshold)
     if math.isinf(median):
