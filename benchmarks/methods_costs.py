@@ -48,9 +48,10 @@ def _measure_memory(name: str, steps: int, utterances: int | None) -> dict[str, 
 
     reset_peak_rss()
     start = peak_rss_bytes()
-    schedule = PLANS[check_name(name)].schedule
+    plan = PLANS[check_name(name)]
+    schedule = plan.schedule
     split = Split(Bench.open(), 0, utterances, 1, 1)
-    method = make_method(name, split.material, schedule)
+    method = make_method(name, plan.material(split.material), schedule)
     longest = sorted(split.training, key=lambda example: -len(example.frames))
     for place in range(steps):
         method.step(longest[place * schedule.batch_size : (place + 1) * schedule.batch_size] or longest)
@@ -80,7 +81,7 @@ def padded_encoding(recordings: int) -> float:
 
 
 def steps_by_llm_size(split: Any, plans: Any, sizes: Sequence[tuple[int, ...]] = LLM_SIZES) -> list[dict[str, float]]:
-    """A step's median seconds with LLMs of random weights: ``projector`` through the LLM, ``embedlink`` past it.
+    """A step's median seconds an utterance, LLMs of random weights: ``projector`` through the LLM, ``embedlink`` past it.
 
     Random weights take as long as trained ones. The same batch for all, of middling length.
     """
@@ -114,7 +115,8 @@ def steps_by_llm_size(split: Any, plans: Any, sizes: Sequence[tuple[int, ...]] =
         told = {"hidden": float(hidden), "layers": float(layers), "parameters": float(model.num_parameters())}
         for name in ("embedlink", "projector"):
             schedule = plans[name].schedule
-            told[name] = step_seconds(make_method(name, material, schedule), split.training, schedule.batch_size)
+            method = make_method(name, plans[name].material(material), schedule)
+            told[name] = step_seconds(method, split.training, schedule.batch_size) / schedule.batch_size
         told["ratio"] = told["projector"] / told["embedlink"]
         found.append(told)
         del model, material, rows

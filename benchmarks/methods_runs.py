@@ -6,7 +6,7 @@ import json
 import logging
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -19,7 +19,7 @@ from benchmarks.record import machine, versions
 from stages.alignment.methods.protocol import Method, Schedule, epoch_batches
 from stages.alignment.methods.registry import Material, make_method
 from stages.alignment.metrics import ErrorCounts, word_errors
-from stages.alignment.trainer import Example
+from stages.alignment.trainer import Example, Masking
 from stages.alignment.vocabulary import Vocabulary
 from stages.atomic import sha256_file, sha256_json, write_json
 from stages.models.llm import load_llm
@@ -36,6 +36,13 @@ class Plan:
     budget_s: float  # of training; a run that is slower is stopped there and says so
     judge_every: int  # steps
     judge_from: float = 0.0  # share of the schedule before which nothing is judged: an LLM's early replies are long
+    sizes: Mapping[str, float] = field(default_factory=dict)  # of BridgeFormer, where they are not those of params.yaml
+    masked: bool = True  # whether parts of the frames are masked while it learns
+
+    def material(self, material: Material) -> Material:
+        """What the method is made from under this plan."""
+        changed = replace(material, bridge=replace(material.bridge, **self.sizes))  # type: ignore[arg-type]  # as the fields
+        return changed if self.masked else replace(changed, masking=Masking(0, 0, 0, 0))
 
 
 @dataclass
@@ -44,7 +51,7 @@ class Run:
 
     method: str
     seed: int
-    kind: str  # "whole" schedule, or "equal" for a schedule cut to a share of a budget
+    kind: str  # "whole" schedule, "equal" for one cut to a share of a budget, "converged" for the base stage's own
     stopped: str  # why it ended
     steps: int
     seconds: float  # of training
@@ -158,11 +165,12 @@ def judge(method: Method, items: Sequence[Example]) -> ErrorCounts:
 def run_method(name: str, split: Split, plan: Plan, kind: str = "whole") -> Run:
     """Train one method on a split's speakers and judge it on the unseen ones. Judging counts in no training second."""
     schedule = replace(plan.schedule, seed=split.seed)
-    method = make_method(name, split.material, schedule)
+    method = make_method(name, plan.material(split.material), schedule)
     total = schedule.steps(len(split.training)) if method.trainable_parameters() else 0
     curve: list[tuple[float, float, int]] = []
     each: list[float] = []
     spent = 0.0
+    errors: ErrorCounts | None = None
     stopped = f"schedule of {total} steps done"
     while len(each) < total:
         for batch in epoch_batches(split.training, schedule, len(each) // schedule.epoch_steps(len(split.training))):
@@ -173,12 +181,12 @@ def run_method(name: str, split: Split, plan: Plan, kind: str = "whole") -> Run:
             due = len(each) % plan.judge_every == 0 and len(each) >= plan.judge_from * total
             if due or late or len(each) == total:
                 start = time.perf_counter()
-                wer = judge(method, split.judged).wer
+                errors = judge(method, split.judged)
                 spent += time.perf_counter() - start
-                curve.append((round(method.seconds, 2), round(wer, 4), len(each)))
+                curve.append((round(method.seconds, 2), round(errors.wer, 4), len(each)))
                 log.info(
                     "%s, seed %d: step %d of %d, %.1f s, loss %.3f, WER %.3f",
-                    *(name, split.seed, len(each), total, method.seconds, loss, wer),
+                    *(name, split.seed, len(each), total, method.seconds, loss, errors.wer),
                 )
             if late:
                 stopped = f"budget of {plan.budget_s:g} s spent at step {len(each)} of {total}"
@@ -187,7 +195,8 @@ def run_method(name: str, split: Split, plan: Plan, kind: str = "whole") -> Run:
         if late:
             break
     start = time.perf_counter()
-    errors = judge(method, split.unseen)
+    if errors is None or len(split.judged) < len(split.unseen):  # else the last point of the curve has judged them all
+        errors = judge(method, split.unseen)
     spent += time.perf_counter() - start
     return Run(
         method=name,

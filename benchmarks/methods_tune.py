@@ -40,7 +40,7 @@ def tune(name: str) -> list[tuple[float, Plan]]:
         kind = f"tune {batch_size} {rate:g}"
         run = kept.find(name, SEED, kind)
         if run is None:
-            takes = step_seconds(make_method(name, split.material, schedule), split.training, batch_size)
+            takes = step_seconds(make_method(name, plan.material(split.material), schedule), split.training, batch_size)
             run = run_method(name, split, equal_plan(plan, takes, seconds), kind)
             kept.add(run)
         found.append((run.wer, plan))

@@ -19,6 +19,7 @@ def bridge_config(settings: Settings, encoder_width: int, llm_width: int) -> Bri
         layers=chosen.layers,
         heads=chosen.heads,
         dropout=chosen.dropout,
+        scale=chosen.scale,
     )
 
 

@@ -29,6 +29,7 @@ class BridgeFormerConfig:
     heads: int = 4
     feed_forward: int = 1024
     dropout: float = 0.1
+    scale: float = 10.0  # of the cosine scores, where training begins; it learns
 
     def to_json(self) -> dict[str, int | float]:
         """The sizes as plain JSON values."""
@@ -105,7 +106,9 @@ class BridgeFormer(nn.Module):
         self.final_norm = nn.LayerNorm(config.width)
         self.leave = nn.Linear(config.width, config.llm_width)
         self.blank = nn.Linear(config.width, 1)
-        self.log_scale = nn.Parameter(torch.tensor([10.0]).log())  # of the cosine scores; 10 at the start
+        # A cosine to one of hundreds of like rows differs by little: with a small scale, hundreds of steps go by until the
+        # posteriors say anything. See "The scale of the scores" in docs/notes.md.
+        self.log_scale = nn.Parameter(torch.tensor([config.scale]).log())
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, F) frames and (B,) frame counts -> (B, S, D) unit vectors, (B, S) blank scores, (B,) step counts."""

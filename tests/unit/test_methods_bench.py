@@ -14,8 +14,11 @@ from benchmarks import corpora, methods, methods_plots, methods_runs
 from benchmarks.methods_figures import figures, median_seconds, median_seconds_raw, plots
 from benchmarks.methods_runs import Kept, Plan, Run, equal_plan, run_method
 from benchmarks.record import Figure
+from stages.alignment.methods.embedlink import EmbedLinkMethod
 from stages.alignment.methods.names import NAMES
 from stages.alignment.methods.protocol import Schedule
+from stages.alignment.methods.registry import make_method
+from stages.alignment.trainer import Masking
 from stages.errors import InputError
 from tests.helpers_methods import toy_material
 
@@ -186,13 +189,30 @@ def test_the_cascade_is_judged_without_a_step() -> None:
 
 
 def test_every_method_has_a_plan() -> None:
-    assert tuple(methods.PLANS) == (
-        "embedlink",
-        "ctc-only",
-        "cascade",
-        *tuple(n for n in NAMES if n in methods.IN_THE_LOOP),
-    )
-    assert set(methods.PLANS) == set(NAMES)
+    assert tuple(methods.PLANS)[:3] == ("embedlink", "ctc-only", "cascade")  # the quick ones first: short before long
+    assert sorted(methods.PLANS) == sorted(NAMES)
+
+
+def test_a_plan_changes_the_sizes_and_the_masks_of_embedlink_alone() -> None:
+    material = toy_material()
+    plan = replace(PLAN, sizes={"layers": 2, "scale": 20.0}, masked=False)
+    changed = plan.material(material)
+    assert changed.bridge == replace(material.bridge, layers=2, scale=20.0)
+    assert changed.masking == Masking(0, 0, 0, 0) and material.masking != changed.masking
+    assert PLAN.material(material) == material
+    method = make_method("embedlink", changed, plan.schedule)
+    assert isinstance(method, EmbedLinkMethod)
+    assert method.trainer.config.masking == changed.masking
+    assert method.trainer.bridge.log_scale.exp().item() == pytest.approx(20.0)
+    assert {name for name, one in methods.PLANS.items() if one.sizes or not one.masked} == {"embedlink"}
+
+
+def test_the_cascade_is_compared_with_embedlink_as_the_base_stage_trains_it() -> None:
+    found = told(kept_with(*OURS, finished("cascade", [], wer=0.05)))["errors_over_cascade"]
+    assert found.value is None  # the quick schedule's errors are another figure
+    converged = finished("embedlink", [(50.0, 0.02, 500)], kind="converged", wer=0.02)
+    found = told(kept_with(*OURS, converged, finished("cascade", [], wer=0.05)))["errors_over_cascade"]
+    assert (found.value, found.met) == (0.4, True)
 
 
 def test_seeds_and_size_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

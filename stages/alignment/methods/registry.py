@@ -21,7 +21,7 @@ from stages.alignment.methods.names import IN_THE_LOOP, check_name
 from stages.alignment.methods.projector import Projector, ProjectorKl
 from stages.alignment.methods.protocol import Method, Schedule
 from stages.alignment.methods.qformer import QFormer
-from stages.alignment.trainer import Example, TrainConfig
+from stages.alignment.trainer import Example, Masking, TrainConfig
 from stages.alignment.vocabulary import Vocabulary
 
 
@@ -38,6 +38,7 @@ class Material:
     transcribe: Callable[[np.ndarray], str]
     samples: Callable[[str], np.ndarray]  # audio of an utterance by name
     embedding_weight: float = 0.1  # of ``embedlink``'s embedding term
+    masking: Masking = TrainConfig.masking  # of what ``embedlink`` learns from
 
     def text_of(self, rows: list[int]) -> str:
         """The text that rows spell."""
@@ -77,4 +78,5 @@ def _train_config(material: Material, schedule: Schedule) -> TrainConfig:
         clip=schedule.clip,
         embedding_weight=material.embedding_weight,
         seed=schedule.seed,
+        masking=material.masking,
     )
