@@ -21,6 +21,7 @@ AREAS = (
     "serve",
     "pseudo",
     "exchange",
+    "sparse",
 )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.drawing import draw_wer_curves, new_figure
+
 LOOKS = {
     "embedlink": ("#0072b2", "o", "-"),
     "ctc-only": ("#56b4e9", "s", "-"),
@@ -34,54 +36,20 @@ def draw(plots: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
     return made
 
 
-def _new(columns: int = 1, height: float = 4.0) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, height), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns)
-    for one in [axes] if columns == 1 else axes:
-        one.spines[["top", "right"]].set_visible(False)
-        one.set_axisbelow(True)
-    return figure, axes
-
-
 def _quality(data: Mapping[str, Any]) -> Any:
-    figure, axes = _new()
-    named: set[str] = set()
-    for label, points in data["curves"].items():
-        method = label.partition(",")[0]
-        colour, mark, line = LOOKS[method]
-        axes.plot(
-            [seconds for seconds, _ in points],
-            [max(wer, 0.01) for _, wer in points],
-            color=colour,
-            marker=mark,
-            linestyle=line,
-            markersize=3.5,
-            linewidth=1.2,
-            alpha=0.85,
-            label=None if method in named else method,  # the other seeds look the same
-        )
-        named.add(method)
+    figure, axes = new_figure()
+    draw_wer_curves(axes, data["curves"], LOOKS, ticks=(0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0))
     if data.get("cascade_wer"):
         axes.axhline(
             data["cascade_wer"], color="#555", linewidth=1, linestyle=(0, (1, 2)), label="cascade (not trained)"
         )
     axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_yticks([0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0], ["0.02", "0.05", "0.1", "0.2", "0.5", "1", "2"])
-    axes.yaxis.minorticks_off()
-    axes.grid(color="#ddd", linewidth=0.8)
-    axes.set_xlabel("seconds of training (judging left out)")
-    axes.set_ylabel("WER")
     axes.legend(frameon=False, fontsize=8)
     return figure
 
 
 def _costs(data: Mapping[str, Mapping[str, float]]) -> Any:
-    figure, (left, right) = _new(2, 3.0)
+    figure, (left, right) = new_figure(2, 3.0)
     names = list(data)[::-1]
     for axes, key, unit, label in (
         (left, "memory_bytes", 1e9, "GB"),
@@ -96,7 +64,7 @@ def _costs(data: Mapping[str, Mapping[str, float]]) -> Any:
 
 
 def _llm_size(data: Sequence[Mapping[str, float]]) -> Any:
-    figure, axes = _new(height=3.4)
+    figure, axes = new_figure(height=3.4)
     sizes = [item["parameters"] / 1e6 for item in data]
     for name in ("projector", "embedlink"):
         colour, mark, line = LOOKS[name]
@@ -106,6 +74,6 @@ def _llm_size(data: Sequence[Mapping[str, float]]) -> Any:
     axes.set_yscale("log")
     axes.grid(color="#ddd", linewidth=0.8)
     axes.set_xlabel("million weights of the LLM")
-    axes.set_ylabel("seconds a step")
+    axes.set_ylabel("seconds a step, by utterance")
     axes.legend(frameon=False)
     return figure

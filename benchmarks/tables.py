@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ablation_plots, methods_plots
+from benchmarks import ablation_plots, methods_plots, sparse_plots
 from benchmarks.record import FOLDER, read_areas
 from stages.atomic import write_text
 
@@ -66,7 +66,9 @@ def _draw(area: dict[str, Any]) -> list[tuple[str, str]]:
             made.append((_curves(name, title, area["plots"][name]), title))
     if "personal" in area["plots"]:
         made.append((_personal(area["plots"]["personal"]), "WER of every AN4 user before and after a personal adapter"))
-    return made + methods_plots.draw(area["plots"], FOLDER) + ablation_plots.draw(area["plots"], FOLDER)
+    for pictures in (methods_plots, ablation_plots, sparse_plots):
+        made += pictures.draw(area["plots"], FOLDER)
+    return made
 
 
 def _figure(width: float = 7.0, height: float = 3.6) -> tuple[Any, Any]:
