@@ -75,9 +75,7 @@ def size_asked() -> Size:
     """By the environment; see the module."""
     if not os.environ.get("EDGEALIGN_ABLATION_QUICK"):
         return Size()
-    folder = corpora.CACHE / "quick"
-    folder.mkdir(parents=True, exist_ok=True)
-    return Size((0,), 24, 4, 8, QUICK_STEPS, 2, 1, 2, 1, False, folder)
+    return Size((0,), 24, 4, 8, QUICK_STEPS, 2, 1, 2, 1, False, corpora.quick_folder())
 
 
 class Start:

@@ -39,6 +39,13 @@ def models() -> tuple[Path, Path]:
     return encoder, llm
 
 
+def quick_folder() -> Path:
+    """Where a benchmark that was only asked whether it runs writes its figures; made where it is missing."""
+    folder = CACHE / "quick"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def an4_folder() -> Path:
     """Where AN4 lies. Raises InputError where it does not."""
     folder = Path(os.environ.get("EDGEALIGN_AN4") or ROOT.parent / "shared" / "data" / "an4")

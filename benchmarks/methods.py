@@ -87,9 +87,7 @@ def size_asked() -> Size:
         raise InputError(f"EDGEALIGN_METHODS_SEEDS={told!r}: needed whole numbers such as 0 or 0,1,2.") from None
     if os.environ.get("EDGEALIGN_METHODS_QUICK"):
         sizes = ((64, 2, 4, 2, 128), (128, 2, 4, 2, 256))
-        folder = corpora.CACHE / "quick"
-        folder.mkdir(parents=True, exist_ok=True)
-        return Size(seeds[:1], 60, 4, 8, QUICK_STEPS, 2, sizes, folder)
+        return Size(seeds[:1], 60, 4, 8, QUICK_STEPS, 2, sizes, corpora.quick_folder())
     return Size(seeds)
 
 

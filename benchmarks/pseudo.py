@@ -60,9 +60,7 @@ def size_asked() -> Size:
     """By the environment; see the module."""
     if not os.environ.get("EDGEALIGN_PSEUDO_QUICK"):
         return Size()
-    folder = corpora.CACHE / "quick"
-    folder.mkdir(parents=True, exist_ok=True)
-    return Size(SEEDS[:1], 40, 1, folder)
+    return Size(SEEDS[:1], 40, 1, corpora.quick_folder())
 
 
 def run() -> Path:

@@ -86,9 +86,7 @@ def size_asked() -> Size:
     """By the environment; see the module."""
     if not os.environ.get("EDGEALIGN_SPARSE_QUICK"):
         return Size()
-    folder = corpora.CACHE / "quick"
-    folder.mkdir(parents=True, exist_ok=True)
-    return Size((*CANDIDATES[:1], *CANDIDATES[-2:]), 1, 40, 1, 2, folder)
+    return Size((*CANDIDATES[:1], *CANDIDATES[-2:]), 1, 40, 1, 2, corpora.quick_folder())
 
 
 def run() -> Path:
