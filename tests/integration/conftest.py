@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,21 @@ def trained_device(tmp_path_factory: pytest.TempPathFactory, prepared_models: An
 
     folder = tmp_path_factory.mktemp("device")
     return train_device(folder, prepared_models.encoder, prepared_models.llm).folder
+
+
+@pytest.fixture
+def make_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Makes a file system of a size that mount understands ("60m"), so that one can be filled."""
+    made: list[Path] = []
+
+    def make(size: str) -> Path:
+        folder = tmp_path / "disk"
+        folder.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=False).returncode:
+            pytest.skip("mounting a tmpfs needs root")
+        made.append(folder)
+        return folder
+
+    yield make
+    for folder in made:
+        subprocess.run(["umount", "-l", str(folder)], check=True)

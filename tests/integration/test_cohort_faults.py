@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -137,15 +137,9 @@ def test_append_killed_at_any_moment_leaves_the_old_cohort_or_the_new_one(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(make_disk: Callable[[str], Path]) -> Path:
     """A file system of 3 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], check=False)
-    if mounted.returncode:
-        pytest.skip("mounting a tmpfs needs root")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    return make_disk("3m")
 
 
 def test_a_disk_that_fills_up_is_one_message_and_the_same_command_goes_on(recordings: Path, small_disk: Path) -> None:
