@@ -22,6 +22,7 @@ AREAS = (
     "pseudo",
     "exchange",
     "sparse",
+    "freezing",
 )
 
 

@@ -46,6 +46,7 @@ SPARSE = 0.02
 RATES = {density: (3e-3, 1e-2) if density <= 0.01 else (1e-3, 3e-3) for density in DENSITIES}
 """Two a density: a small mask wants a larger rate."""
 DENSE = {"full": (1e-4, 3e-4, 1e-3), "lora": (1e-3, 3e-3)}
+RATES_OF = {**DENSE, "blocks": (3e-4, 1e-3)}
 SWITCHES = 200
 UTTERANCES = 8
 BASE_EPOCHS = 8
@@ -58,10 +59,18 @@ class Candidate:
     method: str
     mask: str = ""
     density: float = 1.0
+    blocks: int = 0  # for method blocks
+
+    @property
+    def label(self) -> str:
+        """As figures are called."""
+        if self.mask:
+            return f"{self.mask}_{self.density:g}"
+        return f"blocks_{self.blocks}" if self.method == "blocks" else self.method
 
     @property
     def rates(self) -> tuple[float, ...]:
-        return DENSE.get(self.method) or RATES[self.density]
+        return RATES_OF.get(self.method) or RATES[self.density]
 
 
 CANDIDATES = (
@@ -93,16 +102,17 @@ def run() -> Path:
     """Measure everything and write docs/benchmarks/sparse.json."""
     size, bench = size_asked(), Bench.open()
     training = corpora.synthetic()[: size.train]
-    users = {cohort: _users(cohort, size.users) for cohort in COHORTS}
+    users = {cohort: users_of(cohort, size.users) for cohort in COHORTS}
     base = train(bench, training, [], replace(bench.train_config(0), **{**QUICK, "epochs": size.epochs}))
     kept = Kept([asdict(one) for one in size.candidates], size)
-    _measure(bench, base, users, size, kept)
+    measure(bench, base, users, size, kept)
     switched = _switches(bench, base, [split for found in users.values() for _, split in found], size)
     found, plots = figures(kept.errors, size.candidates, {cohort: len(listed) for cohort, listed in users.items()})
     return write_area("sparse", [*found, *switched], plots, size.folder)
 
 
-def _users(cohort: str, count: int | None) -> list[tuple[str, UserSplit]]:
+def users_of(cohort: str, count: int | None) -> list[tuple[str, UserSplit]]:
+    """(user, split) of at most ``count`` users of a demo cohort."""
     found = []
     for user, items in by_user(corpora.synthetic(cohort)).items():
         split = split_user(items, UTTERANCES, 4, 0)
@@ -134,7 +144,8 @@ def piece(candidate: Candidate | None, rate: float, cohort: str, user: str) -> s
     return f"{candidate} {rate:g} {cohort}/{user}" if candidate else f"base {cohort}/{user}"
 
 
-def _measure(bench: Bench, base: Trained, users: Mapping[str, Any], size: Size, kept: Kept) -> None:
+def measure(bench: Bench, base: Trained, users: Mapping[str, Any], size: Size, kept: Kept) -> None:
+    """Every candidate at each of its rates for every user, and the base; what is kept is not done again."""
     config = personal_config(bench.settings)
     if size.steps:
         config = replace(config, steps=size.steps)
@@ -158,7 +169,7 @@ def _learn(
 ) -> tuple[PersonalResult, Any]:
     """A user's change, and the vocabulary that it was learned with."""
     vocabulary = base.vocabulary.grown(bench.tokenizer, [item.text for item in split.train])
-    chosen = replace(config, method=candidate.method)
+    chosen = replace(config, method=candidate.method, trainable_blocks=candidate.blocks)
     if candidate.mask:
         chosen = replace(chosen, mask=candidate.mask, density=candidate.density)
     examples = bench.examples(split.train, vocabulary)
@@ -257,10 +268,9 @@ def figures(
     ]
     plots: dict[str, Any] = {"masks": {}, "lines": {"base": base}}
     for one, (wer, rates) in known.items():
-        name = f"wer_{one.method}" if not one.mask else f"wer_{one.mask}_{one.density:g}"
-        found.append(plain(name, wer, "", note=f"learning rate, chosen on the other cohort: {rates}"))
+        found.append(plain(f"wer_{one.label}", wer, "", note=f"learning rate, chosen on the other cohort: {rates}"))
         if one.mask:
             plots["masks"].setdefault(one.mask, []).append([one.density, wer])
         else:
-            plots["lines"][one.method] = wer
+            plots["lines"][one.label] = wer
     return found, {"sparse_density": plots}

@@ -117,10 +117,11 @@ class Base(Frozen):
 class Personalize(Frozen):
     """Training of personal adapters."""
 
-    method: Literal["shira", "lora", "full"] = "shira"
+    method: Literal["shira", "lora", "full", "blocks"] = "shira"
     density: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
     mask: Literal["gradient", "magnitude", "snip", "random"] = "gradient"
     lora_rank: Positive = 8
+    trainable_blocks: Annotated[int, Field(ge=0)] = 1
     train_utterances: Positive = 8
     min_utterances: Annotated[int, Field(ge=2)] = 4
     steps: Positive = 60
@@ -209,11 +210,16 @@ class Settings(Frozen):
         return names
 
     @model_validator(mode="after")
-    def _subsets(self) -> Settings:
+    def _fits(self) -> Settings:
         for key in ("base_cohorts", "personal_cohorts"):
             unknown = [name for name in getattr(self, key) if name not in self.cohorts]
             if unknown:
                 raise ValueError(f"{key} names {', '.join(unknown)}, which cohorts does not list")
+        blocks, layers = self.personalize.trainable_blocks, self.alignment.layers
+        if blocks > layers:
+            raise ValueError(
+                f"personalize.trainable_blocks is {blocks}, but alignment.layers {layers}: at most as many can learn"
+            )
         return self
 
 

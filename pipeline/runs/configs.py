@@ -44,6 +44,7 @@ def personal_config(settings: Settings) -> PersonalConfig:
         density=chosen.density,
         mask=chosen.mask,
         lora_rank=chosen.lora_rank,
+        trainable_blocks=chosen.trainable_blocks,
         steps=chosen.steps,
         batch_size=chosen.batch_size,
         learning_rate=chosen.learning_rate,

@@ -91,7 +91,7 @@ def apply_update(bridge: BridgeFormer, tensors: dict[str, np.ndarray], method: s
             elif method == "lora" and part == "down" and owner in layers:
                 up = torch.from_numpy(tensors[f"{owner}.up"].astype(np.float32))
                 layers[owner].add_(up @ torch.from_numpy(value.astype(np.float32)))
-            elif method == "full" and name in parameters:
+            elif method in ("full", "blocks") and name in parameters:
                 parameters[name].add_(torch.from_numpy(value.astype(np.float32)))
             elif part not in ("values", "up"):
                 raise InputError(f"{name}: no such layer in the base: the adapter was made for another base")

@@ -1,8 +1,9 @@
 """Personal adapters: a small change of a base adapter, learned in seconds from a few utterances of one user.
 
 First the user's frames are shifted so that their mean is the base's (see ``BridgeFormer.frame_shift``); then weights learn.
-Three methods, all through PEFT: ``shira`` changes a chosen 1 to 2 % of the linear weights (SHiRA, Bhardwaj et al., 2024,
+Three methods through PEFT: ``shira`` changes a chosen 1 to 2 % of the linear weights (SHiRA, Bhardwaj et al., 2024,
 with the mask computed from the user's own utterances), ``lora`` adds a low-rank product, ``full`` changes everything.
+``blocks`` changes the last whole blocks, without PEFT, so that learning itself costs less (see ``freezing``).
 
 Other people's utterances may hold a sparse adapter back, so that it goes on understanding them: ``replay`` learns from so many
 of them in each step, ``ewc_weight`` makes a change cost as much as the weight matters to them (elastic weight
@@ -29,6 +30,7 @@ from stages.alignment import sparse
 from stages.alignment.adapter import pack_sparse
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.embedlink import EmbedLink
+from stages.alignment.freezing import freeze_below
 from stages.alignment.resume import Checkpoint, load_optimizer, optimizer_tensors, schedule_position
 from stages.alignment.trainer import (
     Example,
@@ -56,6 +58,7 @@ class PersonalConfig:
     density: float = 0.01
     mask: str = "gradient"
     lora_rank: int = 8
+    trainable_blocks: int = 1  # for method blocks: the last so many
     steps: int = 60
     batch_size: int = 8
     learning_rate: float = 3e-3
@@ -157,10 +160,12 @@ def personalize(
         targets = list(sparse.linear_weights(bridge))
         lora = LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=targets, lora_dropout=0.0)
         model = get_peft_model(bridge, lora, adapter_name=ADAPTER)
-    elif config.method == "full":
+    elif config.method in ("full", "blocks"):
         model = None
+        if config.method == "blocks":
+            freeze_below(bridge, config.trainable_blocks)
     else:
-        raise ValueError(f"method {config.method!r} is not known: shira, lora or full")
+        raise ValueError(f"method {config.method!r} is not known: shira, lora, full or blocks")
     trained = model.get_base_model() if model is not None else bridge
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     layers = dict(trained.named_modules())
@@ -313,5 +318,5 @@ def _extract(bridge: nn.Module, before: dict[str, Tensor], method: str) -> dict[
                 tensors[f"{name}.down"] = layer.lora_A[ADAPTER].weight.detach().numpy().astype(np.float16)
                 tensors[f"{name}.up"] = (scaling * layer.lora_B[ADAPTER].weight.detach()).numpy().astype(np.float16)
         return tensors
-    after = dict(bridge.named_parameters())
-    return {name: (after[name].detach() - value).numpy().astype(np.float16) for name, value in before.items()}
+    learned = {name: value.detach() for name, value in bridge.named_parameters() if value.requires_grad}
+    return {name: (value - before[name]).numpy().astype(np.float16) for name, value in learned.items()}

@@ -18,7 +18,7 @@ class AdapterRecord:
     """What ``adapter.json`` says of an adapter."""
 
     kind: str  # "base" or "personal"
-    method: str  # "embedlink" for a base; "shira", "lora" or "full" for a personal adapter
+    method: str  # "embedlink" for a base; "shira", "lora", "full" or "blocks" for a personal adapter
     bridge: dict[str, Any]  # BridgeFormerConfig
     encoder: str  # name and weight hash
     llm: str  # name and weight hash
