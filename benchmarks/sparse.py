@@ -236,7 +236,13 @@ def figures(
         told = ", ".join(f"{cohort} {rate:g}" for cohort, rate in rates.items())
         return sum(pair[0] for pair in pairs) / sum(pair[1] for pair in pairs), told
 
-    known = {candidate: judged(candidate) for candidate in candidates}
+    def finished(candidate: Candidate) -> bool:
+        pieces = [
+            name for name in errors for rate in candidate.rates if name.startswith(piece(candidate, rate, "", "")[:-1])
+        ]
+        return len(pieces) == len(candidate.rates) * sum(users.values())
+
+    known = {candidate: judged(candidate) for candidate in candidates if finished(candidate)}
     untaught = [total(None, 0.0, cohort) for cohort in users]
     base = sum(pair[0] for pair in untaught) / sum(pair[1] for pair in untaught)
     words = sum(pair[1] for pair in untaught)
@@ -267,7 +273,13 @@ def figures(
         plain("wer_base", base, "", note=f"{words} held-out words"),
     ]
     plots: dict[str, Any] = {"masks": {}, "lines": {"base": base}}
-    for one, (wer, rates) in known.items():
+    for one in candidates:
+        if one not in known:
+            found.append(
+                Figure(f"wer_{one.label}", None, "", "", None, (), "not measured yet: the run was stopped before")
+            )
+            continue
+        wer, rates = known[one]
         found.append(plain(f"wer_{one.label}", wer, "", note=f"learning rate, chosen on the other cohort: {rates}"))
         if one.mask:
             plots["masks"].setdefault(one.mask, []).append([one.density, wer])

@@ -49,3 +49,13 @@ def test_the_picture_shows_every_mask_and_line(tmp_path: Path) -> None:
     made = sparse_plots.draw(plots, tmp_path)
     assert [(tmp_path / name).is_file() for name, _ in made] == [True]
     assert sparse_plots.draw({}, tmp_path) == []
+
+
+def test_what_was_not_finished_is_told_as_such_and_chosen_for_nothing() -> None:
+    pieces = measured()
+    lost = next(name for name in pieces if name.startswith(str(SMALL)))
+    del pieces[lost]
+    told = {figure.name: figure for figure in figures(pieces, (FULL, SMALL, RANDOM), USERS)[0]}
+    assert told["wer_gradient_0.01"].value is None and "not measured" in told["wer_gradient_0.01"].note
+    assert "random at 0.01" in told["sparse_over_dense_wer"].note
+    assert told["sparse_over_dense_wer"].value == 0.4 / 0.2
