@@ -75,7 +75,7 @@ class Alignment(Frozen):
     layers: Positive = 2
     heads: Positive = 4
     dropout: Share = 0.1
-    scale: Annotated[float, Field(gt=0.0, le=1000.0)] = 30.0
+    scale: Annotated[float, Field(gt=0.0, le=1000.0)] = 10.0
     embedding_weight: Annotated[float, Field(ge=0.0)] = 0.1
 
     @field_validator("method", mode="before")
