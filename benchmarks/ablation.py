@@ -41,7 +41,7 @@ VARIANTS = {
     "positions": Variant(SCHEDULE, positions=True),
     "no_embedding_term": Variant(SCHEDULE, embedding=False),
     PADDED: Variant(SCHEDULE, padded=True),
-    QUICKEST: Variant(Schedule(epochs=2, batch_size=8, learning_rate=1.5e-3), stack=6, judge_every=8),
+    QUICKEST: Variant(Schedule(epochs=4, batch_size=8, learning_rate=2e-3), stack=6, judge_every=8),
     WARM: Variant(Schedule(epochs=2, batch_size=8, learning_rate=1e-3), warm=True, judge_every=8),
 }
 SCHEDULES = (REFERENCE, QUICKEST, WARM)

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.alignment import QUICK, Bench, train
+from benchmarks.alignment import Bench
 from benchmarks.record import Figure, plain, write_area
-from benchmarks.sparse import COHORTS, Candidate, Kept, figures, measure, size_asked, users_of
+from benchmarks.sparse import COHORTS, Candidate, Kept, figures, measure, prepared, size_asked
 from stages.alignment import sparse
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.embedlink import EmbedLink
@@ -38,16 +38,12 @@ STEPS = 20
 
 def run() -> Path:
     """Measure everything and write docs/benchmarks/freezing.json."""
-    from benchmarks import corpora
-
-    asked, bench = size_asked(), Bench.open()
-    size = replace(asked, candidates=(FULL, *FROZEN))
-    users = {cohort: users_of(cohort, size.users) for cohort in COHORTS}
-    training = corpora.synthetic()[: size.train]
-    base = train(bench, training, [], replace(bench.train_config(0), **{**QUICK, "epochs": size.epochs}))
+    bench = Bench.open()
+    size = replace(size_asked(), candidates=(FULL, *FROZEN))
+    base, users = prepared(bench, size)
     _, split = users[COHORTS[0]][0]
-    batch = bench.examples(split.train, base.vocabulary.grown(bench.tokenizer, [item.text for item in split.train]))
-    link = bench.link(base.vocabulary.grown(bench.tokenizer, [item.text for item in split.train]))
+    vocabulary = base.vocabulary.grown(bench.tokenizer, [item.text for item in split.train])
+    batch, link = bench.examples(split.train, vocabulary), bench.link(vocabulary)
     costs = {one: step_costs(base.trainer.bridge, link, batch, one, STEPS) for one in (FULL, *FROZEN, MASKED)}
     kept = Kept([asdict(one) for one in size.candidates], size)
     measure(bench, base, users, size, kept)

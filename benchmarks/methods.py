@@ -99,7 +99,7 @@ def run() -> Path:
         name: replace(plan, schedule=replace(plan.schedule, limit=size.limit)) if size.limit else plan
         for name, plan in PLANS.items()
     }
-    kept = Kept([str(plans), size.train, size.judged, size.final, size.recordings, size.llm_sizes])
+    kept = Kept([str(plans), str(bench.bridge), size.train, size.judged, size.final, size.recordings, size.llm_sizes])
     for name, plan in plans.items():
         log.info("%s: %s; stops when it is through, or after %g s", name, plan.schedule, plan.budget_s)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import ablation_plots, methods_plots, sparse_plots
+from benchmarks.drawing import new_figure
 from benchmarks.record import FOLDER, read_areas
 from stages.atomic import write_text
 
@@ -71,21 +72,9 @@ def _draw(area: dict[str, Any]) -> list[tuple[str, str]]:
     return made
 
 
-def _figure(width: float = 7.0, height: float = 3.6) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#ddd", linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
 def _curves(name: str, title: str, curves: dict[str, list[list[float]]]) -> str:
-    figure, axes = _figure()
+    figure, axes = new_figure(height=3.6)
+    axes.grid(axis="y", color="#ddd", linewidth=0.8)
     for (label, points), style in zip(curves.items(), ("-", "--", ":", "-."), strict=False):
         axes.plot(
             [x for x, _ in points],
@@ -108,7 +97,8 @@ def _curves(name: str, title: str, curves: dict[str, list[list[float]]]) -> str:
 
 
 def _personal(methods: dict[str, list[dict[str, Any]]]) -> str:
-    figure, axes = _figure(height=4.0)
+    figure, axes = new_figure()
+    axes.grid(axis="y", color="#ddd", linewidth=0.8)
     users = sorted(methods["shira"], key=lambda item: item["base"])
     places = range(len(users))
     axes.vlines(places, [u["personal"] for u in users], [u["base"] for u in users], color="#bbb", linewidth=1)

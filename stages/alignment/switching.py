@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from stages.alignment import sparse
+from stages.alignment.adapter import apply_update
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.errors import InputError
 
@@ -44,33 +44,22 @@ class Switchboard:
 
         Raises InputError where it is no sparse change of this base; everything stays as it was then.
         """
-        changes, shift = {}, self._shifts[None]
-        for name, value in tensors.items():
-            layer, _, part = name.rpartition(".")
-            if name == "frame_shift":
-                shift = torch.from_numpy(value.astype(np.float32))
-            elif part == "gaps" and layer in self._layers and f"{layer}.values" in tensors:
-                indices, values = sparse.decode(value, tensors[f"{layer}.values"])
-                if len(indices) and int(indices[-1]) >= len(self._layers[layer]):
-                    raise InputError(
-                        f"{user}, {layer}: index {int(indices[-1])} lies outside the layer's "
-                        f"{len(self._layers[layer])} weights: the adapter was made "
-                        "for another base. Run `dvc repro` to train it on this one."
-                    )
-                changes[layer] = (indices, values)
-            elif part != "values":
-                raise InputError(
-                    f"{user}: {name} is no part of a sparse change of this base. Only adapters of "
-                    "personalize.method shira can be switched; load others with adapter.load_personal."
-                )
         active = self.current
         self.use(None)  # what a change is added to is the base, whoever is speaking
-        merged = {}
-        for layer, (indices, values) in changes.items():
-            base = self._layers[layer][indices]
-            merged[layer] = _Change(indices, base, base + values)
-        self._changes[user], self._shifts[user] = merged, shift
-        self.use(active)
+        before = {layer: weights.clone() for layer, weights in self._layers.items()}
+        try:
+            apply_update(self.bridge, dict(tensors), "shira")
+            merged = {}
+            for layer, weights in self._layers.items():
+                if f"{layer}.gaps" in tensors:
+                    indices, _ = sparse.decode(tensors[f"{layer}.gaps"], tensors[f"{layer}.values"])
+                    merged[layer] = _Change(indices, before[layer][indices], weights[indices])
+            self._changes[user], self._shifts[user] = merged, self.bridge.frame_shift.clone()
+        finally:
+            for layer, weights in self._layers.items():
+                weights.copy_(before[layer])
+            self.bridge.frame_shift.copy_(self._shifts[None])
+            self.use(active)
 
     def use(self, user: str | None) -> None:
         """Speak for ``user`` from now on, None for the base alone. Raises InputError for somebody who was never added."""

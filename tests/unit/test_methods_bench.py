@@ -188,6 +188,14 @@ def test_the_cascade_is_judged_without_a_step() -> None:
     assert (run.steps, run.seconds, run.stopped, run.curve) == (0, 0.0, "does not learn", [])
 
 
+def test_a_method_that_nobody_judged_before_it_was_there_is_told_of() -> None:
+    late = finished("projector-lora", [(400.0, 0.09, 100), (500.0, 0.08, 200)])
+    note = told(kept_with(*OURS, late))["time_ratio_cached_features"].note
+    assert "projector-lora was there when first judged, after 400 s" in note
+    early = finished("projector-lora", [(200.0, 0.3, 50), (400.0, 0.09, 100)])
+    assert "first judged" not in told(kept_with(*OURS, early))["time_ratio_cached_features"].note
+
+
 def test_every_method_has_a_plan() -> None:
     assert tuple(methods.PLANS)[:3] == ("embedlink", "ctc-only", "cascade")  # the quick ones first: short before long
     assert sorted(methods.PLANS) == sorted(NAMES)

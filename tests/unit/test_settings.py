@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.runs.configs import bridge_config, personal_config
 from pipeline.settings import Settings, load_settings
 from stages.errors import SettingsError
 
@@ -78,3 +79,11 @@ def test_what_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
 def test_a_missing_file_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="project's folder"):
         load_settings(tmp_path)
+
+
+def test_settings_reach_the_alignment_library(tmp_path: Path) -> None:
+    changed = {"alignment__scale": 20.0, "personalize__method": "blocks", "personalize__trainable_blocks": 2}
+    settings = load_settings(written(tmp_path, **changed))
+    assert bridge_config(settings, 384, 576).scale == 20.0
+    config = personal_config(settings)
+    assert (config.method, config.trainable_blocks) == ("blocks", 2)

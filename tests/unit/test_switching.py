@@ -77,7 +77,7 @@ def test_what_does_not_fit_is_refused_and_nothing_changes() -> None:
     dense = {name: np.ones(weight.shape, dtype=np.float16) for name, weight in linear_weights(base()).items()}
     name = next(iter(dense))
     outside = pack_sparse({name: (torch.tensor([dense[name].size]), torch.ones(1))})
-    for tensors, told in ((dense, "shira"), (outside, "outside the layer")):
+    for tensors, told in ((dense, "made for another base"), (outside, "outside the layer")):
         with pytest.raises(InputError, match=told):
             board.add("b", tensors)
     with pytest.raises(InputError, match=r"b: not added. There are: a"):
