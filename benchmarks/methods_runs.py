@@ -38,6 +38,7 @@ class Plan:
     judge_from: float = 0.0  # share of the schedule before which nothing is judged: an LLM's early replies are long
     sizes: Mapping[str, float] = field(default_factory=dict)  # of BridgeFormer, where they are not those of params.yaml
     masked: bool = True  # whether parts of the frames are masked while it learns
+    first_seed_only: bool = False
 
     def material(self, material: Material) -> Material:
         """What the method is made from under this plan."""
