@@ -23,6 +23,7 @@ AREAS = (
     "exchange",
     "sparse",
     "freezing",
+    "assistant",
 )
 
 

@@ -11,23 +11,23 @@ takes as many steps as the one that people teach; all are judged on the unseen s
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import corpora
 from benchmarks.alignment import QUICK, Bench, Trained, speakers, train
 from benchmarks.record import FOLDER, Figure, at_most, plain, write_area
-from pipeline.progress import progress
+from benchmarks.transcripts import Recording, transcripts
 from stages.agreement import AgreementRules, Heard, agreed
 from stages.alignment.metrics import word_errors
 from stages.alignment.trainer import TrainConfig, read_out_all
-from stages.atomic import sha256_file, sha256_json, write_json
+from stages.atomic import sha256_file
 from stages.audio import load_audio
 from stages.examples import LabelledUtterance
 from stages.text import from_transcriber, problems_of
@@ -67,7 +67,7 @@ def run() -> Path:
     """Measure everything and write docs/benchmarks/pseudo.json."""
     size, bench = size_asked(), Bench.open()
     items = corpora.an4()
-    whisper = transcripts(bench)
+    whisper = whisper_heard(bench)
     synthetic = corpora.synthetic()[: 10 * size.train if size.train else None]
     config = replace(bench.train_config(0), **{**QUICK, "epochs": size.epochs})
     current = train(bench, synthetic, items[: size.train], config)
@@ -147,28 +147,16 @@ def bench_frames(item: LabelledUtterance) -> Any:
     return torch.from_numpy(item.frames.astype("float32"))
 
 
-def transcripts(bench: Bench) -> dict[str, Heard]:
-    """What faster-whisper hears in every AN4 recording, in spoken form: kept on disk by recordings, weights and settings."""
-    from stages.models.prepare import prepare_transcriber
-    from stages.pseudo_labels import Transcriber
-
+def whisper_heard(bench: Bench) -> dict[str, Heard]:
+    """What faster-whisper hears in every AN4 recording, in spoken form."""
     recordings = corpora.an4_recordings()
-    transcriber = Transcriber(
-        prepare_transcriber(bench.settings.models.transcriber), bench.settings.pseudo_labels.beam_size, threads=2
-    )
-    told = [[name, sha256_file(path)] for name, _, _, path in recordings]
-    key = sha256_json([told, transcriber.identity, transcriber.beam_size])
-    path = corpora.CACHE / f"an4-transcripts-{key[:16]}.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    left = [(name, file) for name, _, _, file in recordings if name not in found]
-    with progress("transcribe an4", len(left), "utterances") as advance:
-        for place, (name, file) in enumerate(left, 1):
-            heard = transcriber.transcribe(load_audio(file, name), "en")
-            found[name] = [heard.text, heard.score]
-            advance(1)
-            if place % 50 == 0 or place == len(left):  # a run that is stopped goes on where it was
-                write_json(path, found)
-    return {name: Heard(WHISPER, _spoken(text), score) for name, (text, score) in found.items()}
+    key = [[name, sha256_file(path)] for name, _, _, path in recordings]
+
+    def listed() -> list[Recording]:
+        return [(name, partial(load_audio, path, path.name)) for name, _, _, path in recordings]
+
+    heard = transcripts(bench, "an4", key, [name for name, *_ in recordings], listed)
+    return {name: Heard(WHISPER, _spoken(text), score) for name, (text, score) in heard.items()}
 
 
 def _spoken(text: str) -> str:

@@ -114,9 +114,11 @@ def repeat_prompt(model: Any, tokenizer: Any, soft_tokens: Tensor) -> Tensor:
     return place(model, build_prompt(tokenizer, REPEAT, REPEAT_EXAMPLES, times=REPEAT_TIMES), soft_tokens)
 
 
-def answer_prompt(model: Any, tokenizer: Any, soft_tokens: Tensor, instruction: str) -> Tensor:
+def answer_prompt(
+    model: Any, tokenizer: Any, soft_tokens: Tensor, instruction: str, order: Order = "instruction_first"
+) -> Tensor:
     """(P, D) prompt that asks the LLM to do ``instruction`` with what was said."""
-    return place(model, build_prompt(tokenizer, instruction), soft_tokens)
+    return place(model, build_prompt(tokenizer, instruction, order=order), soft_tokens)
 
 
 def stop_ids(model: Any, tokenizer: Any) -> set[int]:
@@ -155,12 +157,21 @@ def _shared_rows(prompts: Sequence[Tensor]) -> int:
     return int(same.long().cumprod(0).sum())
 
 
-def _generate(model: Any, prompts: Sequence[Tensor], max_new_tokens: int, stops: set[int]) -> list[list[int]]:
-    """Token ids of the greedy replies of one batch, without the token that stopped each."""
+@dataclass
+class _Read:
+    """A batch of prompts that the LLM has read."""
+
+    logits: Tensor  # (B, V), of the first token after each
+    cache: Any
+    mask: Tensor  # (B, P), 0 on the padding
+    positions: Tensor  # (B, 1), of each prompt's last one
+
+
+def _read_prompts(model: Any, prompts: Sequence[Tensor]) -> _Read:
+    """One pass over (P, D) prompts, padded on the left; what they share is computed once."""
     from transformers import DynamicCache
 
     size, device = len(prompts), model.device
-    table = model.get_input_embeddings()
     shared = _shared_rows(prompts) if size > 1 else 0
     cache = DynamicCache(config=model.config)
     if shared:
@@ -176,17 +187,38 @@ def _generate(model: Any, prompts: Sequence[Tensor], max_new_tokens: int, stops:
     real = steps[None] >= pads[:, None]  # (B, width)
     mask = torch.cat([real.new_ones(size, shared), real], dim=1).long()
     positions = (shared + steps[None] - pads[:, None]).clamp(min=0)
+    logits = model(
+        inputs_embeds=inputs,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    return _Read(logits, cache, mask, positions[:, -1:])
+
+
+@torch.inference_mode()
+def next_token_logits(model: Any, prompts: Sequence[Tensor], batch_size: int = BATCH_SIZE) -> Tensor:
+    """(N, V) float32 logits of the first token after each of N (P, D) prompts, in their order."""
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    found: list[Tensor] = [torch.empty(0)] * len(prompts)
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        logits = _read_prompts(model, [prompts[index] for index in chosen]).logits.float()
+        for index, row in zip(chosen, logits, strict=True):
+            found[index] = row
+    return torch.stack(found)
+
+
+def _generate(model: Any, prompts: Sequence[Tensor], max_new_tokens: int, stops: set[int]) -> list[list[int]]:
+    """Token ids of the greedy replies of one batch, without the token that stopped each."""
+    read = _read_prompts(model, prompts)
+    table = model.get_input_embeddings()
+    logits, mask, positions = read.logits, read.mask, read.positions
     replies: list[list[int]] = [[] for _ in prompts]
-    open_rows = set(range(size))
+    open_rows = set(range(len(prompts)))
     for step in range(max_new_tokens):
-        logits = model(
-            inputs_embeds=inputs,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
         tokens = logits.argmax(dim=-1)
         for row, token in enumerate(tokens.tolist()):
             if row in open_rows:
@@ -196,9 +228,16 @@ def _generate(model: Any, prompts: Sequence[Tensor], max_new_tokens: int, stops:
                     replies[row].append(token)
         if not open_rows or step == max_new_tokens - 1:
             break
-        inputs = table(tokens)[:, None]
-        mask = torch.cat([mask, mask.new_ones(size, 1)], dim=1)
-        positions = positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
+        positions = positions + 1
+        logits = model(
+            inputs_embeds=table(tokens)[:, None],
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=read.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
     return replies
 
 
@@ -217,6 +256,7 @@ def mean_response_kl(
     text: Sequence[Tensor],
     text_replies: Sequence[str],
     instruction: str,
+    order: Order = "instruction_first",
 ) -> float:
     """Mean KL(text || audio) in nats a token of the replies to the text, each with the end of its turn.
 
@@ -225,7 +265,7 @@ def mean_response_kl(
     """
     if not text_replies:
         raise ValueError("no reply to compare: give at least one utterance")
-    parts = build_prompt(tokenizer, instruction)
+    parts = build_prompt(tokenizer, instruction, order=order)
     end = next(iter(sorted(stop_ids(model, tokenizer))))
     total, tokens = 0.0, 0
     for heard, written, reply in zip(audio, text, text_replies, strict=True):

@@ -1,0 +1,72 @@
+"""Which of a few intents a request has, by the frozen LLM: no head is trained, and soft tokens are asked as text is.
+
+The LLM sees one finished turn for each intent, then the request, and its next token is compared at the intents' first tokens
+alone. A small LLM prefers some names whatever is said; what it scores where nothing was said is taken off each name
+(contextual calibration: Zhao et al., "Calibrate Before Use", ICML 2021).
+
+Dimensions: N requests or tokens, D the LLM's hidden size, I intents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stages.alignment.injection import Order, build_prompt, embed_text, next_token_logits, place
+
+NOTHING_SAID = ("something", "please", "thank you")
+"""Requests without an intent; what the LLM answers to them is what it prefers on its own."""
+
+
+def instruction_of(intents: Sequence[str]) -> str:
+    """How the LLM is asked for one of ``intents``."""
+    return f"What does the user want? Answer with one word of: {', '.join(intents)}."
+
+
+def first_tokens(tokenizer: Any, intents: Sequence[str]) -> list[int]:
+    """The token that each intent's name begins with; raises ValueError where two of them begin alike."""
+    ids = [tokenizer(name, add_special_tokens=False)["input_ids"][0] for name in intents]
+    for place_of, token in enumerate(ids):
+        if token in ids[:place_of]:
+            other = intents[ids.index(token)]
+            raise ValueError(
+                f"intents {other!r} and {intents[place_of]!r} begin with the same token: rename one of them"
+            )
+    return ids
+
+
+@torch.inference_mode()
+def choose_intents(
+    model: Any,
+    tokenizer: Any,
+    requests: Sequence[Tensor],
+    examples: Mapping[str, str],
+    order: Order = "instruction_first",
+    calibrated: bool = True,
+) -> list[str]:
+    """The intent of each request, one of ``examples``' keys.
+
+    ``requests``: N of (N, D) soft tokens or embedded texts. ``examples``: an intent's name to a request that has it, in the
+    order in which the LLM reads them; none of the requests that are judged may be among them.
+    Raises ValueError where two names begin with the same token, ModelError where the tokenizer has no chat template.
+    """
+    if not requests:
+        return []
+    intents = list(examples)
+    tokens = first_tokens(tokenizer, intents)
+    parts = build_prompt(
+        tokenizer, instruction_of(intents), [(said, intent) for intent, said in examples.items()], order
+    )
+
+    def scores(said: Sequence[Tensor]) -> Tensor:
+        logits = next_token_logits(model, [place(model, parts, item) for item in said])
+        return logits[:, tokens].log_softmax(dim=-1)  # (N, I)
+
+    found = scores(requests)
+    if calibrated:
+        empty = scores([embed_text(model, tokenizer, text) for text in NOTHING_SAID])
+        found = found - empty.exp().mean(dim=0).log()
+    return [intents[index] for index in found.argmax(dim=-1).tolist()]

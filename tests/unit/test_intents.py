@@ -1,0 +1,66 @@
+"""Intents by the LLM's next token: on a tiny Llama, against scores computed the slow way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from helpers_llm import tiny_llama, tiny_tokenizer
+
+from stages.alignment.injection import build_prompt, embed_text, next_token_logits, place, reply_logits
+from stages.alignment.intents import NOTHING_SAID, choose_intents, first_tokens, instruction_of
+
+EXAMPLES = {"lamp": "turn on the light", "song": "play jazz", "alarm": "wake me at ten"}
+REQUESTS = ["switch the light off", "some blues please", "wake me", "a", "go to the north and then to the south"]
+
+
+@pytest.fixture(scope="module")
+def llm() -> tuple[Any, Any]:
+    return tiny_llama(), tiny_tokenizer()
+
+
+def slow_scores(llm: tuple[Any, Any], text: str, order: Any) -> torch.Tensor:
+    """One prompt at a time, no padding and no cache."""
+    model, tokenizer = llm
+    examples = [(said, intent) for intent, said in EXAMPLES.items()]
+    parts = build_prompt(tokenizer, instruction_of(list(EXAMPLES)), examples, order)
+    logits = reply_logits(model, place(model, parts, embed_text(model, tokenizer, text)), [0])[0]
+    return logits[first_tokens(tokenizer, list(EXAMPLES))].log_softmax(dim=-1)
+
+
+@pytest.mark.parametrize("order", ["instruction_first", "instruction_last"])
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_the_intent_is_the_likeliest_name_less_what_the_llm_prefers_anyway(
+    llm: tuple[Any, Any], order: Any, calibrated: bool
+) -> None:
+    model, tokenizer = llm
+    requests = [embed_text(model, tokenizer, text) for text in REQUESTS]
+    wanted = []
+    preferred = torch.stack([slow_scores(llm, text, order) for text in NOTHING_SAID]).exp().mean(dim=0).log()
+    for text in REQUESTS:
+        scores = slow_scores(llm, text, order) - (preferred if calibrated else 0)
+        wanted.append(list(EXAMPLES)[int(scores.argmax())])
+    assert choose_intents(model, tokenizer, requests, EXAMPLES, order, calibrated) == wanted
+
+
+def test_calibration_is_no_empty_word(llm: tuple[Any, Any]) -> None:
+    model, tokenizer = llm
+    requests = [embed_text(model, tokenizer, text) for text in REQUESTS]
+    sides = [choose_intents(model, tokenizer, requests, EXAMPLES, calibrated=on) for on in (True, False)]
+    assert sides[0] != sides[1]
+
+
+def test_next_tokens_come_in_the_order_of_the_prompts_whatever_their_length(llm: tuple[Any, Any]) -> None:
+    model, tokenizer = llm
+    prompts = [embed_text(model, tokenizer, text) for text in ("long as a winter night", "b", "middling one", "cd")]
+    found = next_token_logits(model, prompts, batch_size=2)
+    for prompt, logits in zip(prompts, found, strict=True):
+        assert torch.allclose(logits, reply_logits(model, prompt, [0])[0], atol=1e-4)
+
+
+def test_names_that_begin_alike_are_refused(llm: tuple[Any, Any]) -> None:
+    model, tokenizer = llm
+    with pytest.raises(ValueError, match="'lamp' and 'light' begin with the same token"):
+        first_tokens(tokenizer, ["lamp", "song", "light"])
+    assert choose_intents(model, tokenizer, [], EXAMPLES) == []
