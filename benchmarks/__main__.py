@@ -24,6 +24,7 @@ AREAS = (
     "sparse",
     "freezing",
     "assistant",
+    "words",
 )
 
 

@@ -70,8 +70,8 @@ def run() -> Path:
     """Measure everything and write docs/benchmarks/assistant.json."""
     size, bench = size_asked(), Bench.open()
     users, requests = wanted.judging(size.judging_each)
-    learned = _encoded("assistant-training", wanted.training(size.training_each))
-    judged = sorted(_encoded("assistant-judging", users), key=lambda item: item.utterance)
+    learned = encoded_requests("assistant-training", wanted.training(size.training_each))
+    judged = sorted(encoded_requests("assistant-judging", users), key=lambda item: item.utterance)
     requests = sorted(requests, key=lambda one: one.utterance)
     assert [one.utterance for one in requests] == [item.utterance for item in judged]
     config = bench.train_config(0)
@@ -188,7 +188,8 @@ def _samples(item: ShardItem) -> Any:
     return load_audio(item.audio, item.utterance)
 
 
-def _encoded(name: str, users: list[DemoUser]) -> list[LabelledUtterance]:
+def encoded_requests(name: str, users: list[DemoUser]) -> list[LabelledUtterance]:
+    """What voices say, as frames of the packaged encoder: computed once."""
     spoken = ((item.utterance, item.user, item.text or "", _samples(item)) for item in wanted.spoken(users))
     return corpora.encoded(name, _key(users), spoken, sum(len(user.speeches) for user in users))
 

@@ -11,6 +11,7 @@ import typer
 
 from pipeline.project import Project
 from pipeline.settings import Settings, load_settings
+from pipeline.words import words_for
 from stages.errors import InputError
 
 ANSWER = "Answer the user in one short sentence."
@@ -57,7 +58,8 @@ def _hear(file: Path, user: str) -> tuple[Project, Settings, Any, Any, dict[str,
     samples = load_audio(file, str(file))
     loaded = time.perf_counter()
     encoder = SpeechEncoder.load(project.encoder)
-    listener = Listener.load(project.base_adapter, project.llm, chosen.folder)
+    words = words_for(project, chosen.name if chosen.folder else None)
+    listener = Listener.load(project.base_adapter, project.llm, chosen.folder, words=words)
     ready = time.perf_counter()
     heard = listener.hear(samples, encoder, settings.features.padding_s)
     seconds = {"audio": loaded - start, "load adapter": ready - loaded, **heard.seconds}

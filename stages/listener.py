@@ -14,7 +14,9 @@ import torch
 from stages.alignment.adapter import AdapterRecord, load_base, load_personal
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.embedlink import EmbedLink
+from stages.alignment.pieces import listen_for
 from stages.alignment.soft_tokens import ReadOut
+from stages.alignment.spotting import ListedWords
 from stages.alignment.trainer import read_out_all
 from stages.alignment.vocabulary import Vocabulary
 from stages.errors import InputError
@@ -35,21 +37,34 @@ class Listener:
     """An adapter that is ready to read frames."""
 
     def __init__(
-        self, bridge: BridgeFormer, vocabulary: Vocabulary, record: AdapterRecord, link: EmbedLink, tokenizer: Any
+        self,
+        bridge: BridgeFormer,
+        vocabulary: Vocabulary,
+        record: AdapterRecord,
+        link: EmbedLink,
+        tokenizer: Any,
+        words: ListedWords | None = None,
     ):
         self.bridge = bridge
         self.vocabulary = vocabulary
         self.record = record
         self.link = link
         self.tokenizer = tokenizer
+        self.words = words
 
     @classmethod
     def load(
-        cls, base_folder: Path, llm_folder: Path, personal_folder: Path | None = None, tokenizer: Any = None
+        cls,
+        base_folder: Path,
+        llm_folder: Path,
+        personal_folder: Path | None = None,
+        tokenizer: Any = None,
+        words: Sequence[str] = (),
     ) -> Listener:
         """The base adapter, or a personal one merged into it; reads only rows of the LLM's table, not the LLM.
 
-        ``tokenizer``: the LLM's, where it is loaded already (it takes half a second).
+        ``tokenizer``: the LLM's, where it is loaded already (it takes half a second). ``words``: normalised words or names to
+        listen for, though no training has heard them; the vocabulary grows by their rows.
         Raises InputError where the adapter was made for another LLM than the one in ``llm_folder``.
         """
         from stages.models.llm import llm_identity
@@ -64,13 +79,18 @@ class Listener:
                 f"{personal_folder or base_folder}: made for the LLM {record.llm}, but {llm_folder} holds {found}. "
                 "Run `dvc repro` to train it for this LLM."
             )
+        tokenizer = tokenizer or load_tokenizer(llm_folder)
+        vocabulary, listed = listen_for(vocabulary, tokenizer, words)
         link = EmbedLink(embedding_rows(llm_folder, vocabulary.ids))
-        return cls(bridge, vocabulary, record, link, tokenizer or load_tokenizer(llm_folder))
+        return cls(bridge, vocabulary, record, link, tokenizer, listed)
 
     def read(self, frames: Sequence[np.ndarray]) -> list[ReadOut]:
         """Read-outs of utterances' (T, F) frames."""
         return read_out_all(
-            self.bridge, self.link, [torch.from_numpy(np.asarray(item, dtype=np.float32)) for item in frames]
+            self.bridge,
+            self.link,
+            [torch.from_numpy(np.asarray(item, dtype=np.float32)) for item in frames],
+            words=self.words,
         )
 
     @torch.inference_mode()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from stages.alignment.bridgeformer import BridgeFormer, BridgeFormerConfig, step
 from stages.alignment.embedlink import EmbedLink, can_align, ctc_loss, embedding_loss
 from stages.alignment.resume import load_optimizer, optimizer_tensors, schedule_position
 from stages.alignment.soft_tokens import ReadOut, read_out
+from stages.alignment.spotting import ListedWords, read_with_words
 from stages.yielding import between_steps
 
 
@@ -30,6 +31,9 @@ class Example:
     frames: Tensor  # (T, F) float32
     target: Tensor  # (N,) row indices
     text: str
+    cuts: tuple[
+        Tensor, ...
+    ] = ()  # other row indices of the same text; each epoch learns from one of them, where there are any
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class TrainConfig:
     seed: int = 0
     masking: Masking = Masking()
     micro_batch: int = 0  # utterances that go through at once; 0: the whole batch. See memory_plan
+    sampled_rows: int = 0  # rows of the whole table, drawn anew for each step, that a step's scores compete with
 
 
 def length_batches(lengths: Sequence[int], batch_size: int, generator: np.random.Generator) -> list[list[int]]:
@@ -114,9 +119,18 @@ class Trainer:
     """One base training: a BridgeFormer, its optimiser and its place in the schedule."""
 
     def __init__(
-        self, bridge_config: BridgeFormerConfig, config: TrainConfig, examples: Sequence[Example], rows: Tensor
+        self,
+        bridge_config: BridgeFormerConfig,
+        config: TrainConfig,
+        examples: Sequence[Example],
+        rows: Tensor,
+        table: Tensor | None = None,
     ) -> None:
-        """``rows``: (V, D) unnormalised embedding rows that the examples' targets index."""
+        """``rows``: (V, D) unnormalised embedding rows that the examples' targets index; ``table``: all rows of the LLM, which
+        ``config.sampled_rows`` are drawn from. Raises ValueError where it is needed and missing."""
+        if config.sampled_rows and table is None:
+            raise ValueError(f"sampled_rows={config.sampled_rows} are drawn from the LLM's table: give it")
+        self.table = table
         torch.manual_seed(config.seed)
         self.config = config
         self.examples = list(examples)
@@ -149,11 +163,17 @@ class Trainer:
     def step(self, batch: Sequence[Example], generator: np.random.Generator) -> float:
         """One optimiser step on a batch, masks drawn from ``generator``; the loss before it."""
         config = self.config
+        batch = [_cut(example, generator) for example in batch]
+        link = self.link
+        if config.sampled_rows and self.table is not None:
+            # a row that is drawn and is a target's too competes with itself: one in a hundred at most, and it costs little
+            drawn = torch.from_numpy(generator.choice(len(self.table), config.sampled_rows, replace=False))
+            link = EmbedLink(torch.cat([link.rows, self.table[drawn]]))
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for loss in batch_losses(
             self.bridge,
-            self.link,
+            link,
             batch,
             config.embedding_weight,
             config.micro_batch,
@@ -181,6 +201,13 @@ class Trainer:
         epoch, position, self.seconds, *rates = flat["progress"].tolist()
         self.epoch = int(epoch)
         load_optimizer(self.optimizer, self.scheduler, flat, [position, *rates])
+
+
+def _cut(example: Example, generator: np.random.Generator) -> Example:
+    """The example with one of its cuts for a target; itself where it has none."""
+    if not example.cuts:
+        return example
+    return replace(example, target=example.cuts[int(generator.integers(len(example.cuts)))])
 
 
 def alignment_loss(
@@ -237,9 +264,13 @@ def _aligned_tokens(example: Example, stack: int) -> int:
 
 @torch.inference_mode()
 def read_out_all(
-    bridge: BridgeFormer, link: EmbedLink, frames: Sequence[Tensor], batch_size: int = 32
+    bridge: BridgeFormer,
+    link: EmbedLink,
+    frames: Sequence[Tensor],
+    batch_size: int = 32,
+    words: ListedWords | None = None,
 ) -> list[ReadOut]:
-    """Read-outs of utterances' (T, F) frames, in the order given; batched by length for speed."""
+    """Read-outs of utterances' (T, F) frames, in the order given; batched by length for speed. ``words`` are listened for."""
     was_training = bridge.training
     bridge.eval()
     outputs: list[ReadOut | None] = [None] * len(frames)
@@ -251,6 +282,7 @@ def read_out_all(
         lengths = torch.tensor([len(frames[index]) for index in batch])
         log_posteriors, _, counts = link.log_posteriors(bridge, padded, lengths)
         for place, index in enumerate(batch):
-            outputs[index] = read_out(log_posteriors[place, : int(counts[place])], link.rows)
+            own = log_posteriors[place, : int(counts[place])]
+            outputs[index] = read_with_words(own, link.rows, words) if words else read_out(own, link.rows)
     bridge.train(was_training)
     return [output for output in outputs if output is not None]

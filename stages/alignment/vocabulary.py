@@ -37,6 +37,10 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def place_of(self, token: int) -> int:
+        """The row of a token id; raises KeyError for one outside the vocabulary."""
+        return self._places[token]
+
     def rows_of(self, tokenizer: Any, text: str) -> Tensor:
         """(N,) row indices of a text; raises KeyError for a token outside the vocabulary (grow it first)."""
         return torch.tensor([self._places[token] for token in token_ids(tokenizer, text)], dtype=torch.long)

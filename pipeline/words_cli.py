@@ -1,0 +1,71 @@
+"""``edgealign words``: names that no training has heard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.project import Project
+
+app = typer.Typer(no_args_is_help=True, help="Names and other words to listen for.")
+
+USER = typer.Option("", "--user", help="For one user's recordings only: USER or COHORT/USER. Default: for everyone's.")
+WORDS = typer.Argument(..., help="Words or names; quote one of several words: 'anna maria'.")
+
+
+def _owner(user: str) -> tuple[Project, str]:
+    from pipeline.ask import choose_adapter
+    from pipeline.project import Project
+    from pipeline.settings import load_settings
+    from pipeline.words import EVERYONE
+
+    project = Project.find()
+    if not user:
+        return project, EVERYONE
+    return project, choose_adapter(project, load_settings(project.root), user).name
+
+
+@app.command()
+def add(words: list[str] = WORDS, user: str = USER) -> None:
+    """Listen for words that no training has heard, such as names: `ask` and `transcribe` do from now on.
+
+    Nothing is trained: a word is a choice of rows of the LLM's table. It is kept on this machine alone.
+    """
+    from pipeline.words import add_words
+
+    project, owner = _owner(user)
+    new, there = add_words(project, words, owner)
+    if new:
+        typer.echo(f"listens for {', '.join(new)} ({owner})")
+    if there:
+        typer.echo(f"was there already: {', '.join(there)}")
+
+
+@app.command("list")
+def list_words() -> None:
+    """What is listened for, and in whose recordings."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.project import Project
+    from pipeline.words import read_words
+
+    found = read_words(Project.find())
+    if not found:
+        typer.echo("nothing yet: `edgealign words add NAME`")
+        return
+    table = Table("in whose recordings", "words")
+    for owner, words in sorted(found.items()):
+        table.add_row(owner, ", ".join(words))
+    Console().print(table)
+
+
+@app.command()
+def remove(words: list[str] = WORDS, user: str = USER) -> None:
+    """Listen for these words no longer."""
+    from pipeline.words import remove_words
+
+    project, owner = _owner(user)
+    typer.echo(f"no longer: {', '.join(remove_words(project, words, owner))} ({owner})")
