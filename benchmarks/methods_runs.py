@@ -68,13 +68,8 @@ class Run:
         """Seconds of training until the WER stays at or under ``quality``; None where it never does."""
         return seconds_to([(seconds, wer) for seconds, wer, _ in self.curve], quality)
 
-    def quiet_seconds_to(self, quality: float) -> float | None:
-        """The same at the median step's time: what else the machine did for a while does not count."""
-        steps = self.steps_to(quality)
-        return None if steps is None else steps * self.step_seconds
-
     def steps_to(self, quality: float) -> int | None:
-        """The same in steps."""
+        """Steps of training until then."""
         found = seconds_to([(steps, wer) for _, wer, steps in self.curve], quality)
         return None if found is None else int(found)
 

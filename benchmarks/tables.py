@@ -44,7 +44,7 @@ def _section(area: dict[str, Any]) -> str:
         seeds = f"; seeds {', '.join(map(str, figure['seeds']))}" if figure["seeds"] else ""
         measured = f"{value} {figure['unit']}"
         lines.append(f"| `{figure['name']}` | {measured} | {figure['asked']} | {met} | {figure['note']}{seeds} |")
-    pictures = _draw(area)
+    pictures = draw(area)
     return "\n".join([*lines, "", *(f"![{title}](benchmarks/{name})\n" for name, title in pictures)])
 
 
@@ -54,7 +54,7 @@ def _number(value: float | None) -> str:
     return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
-def _draw(area: dict[str, Any]) -> list[tuple[str, str]]:
+def draw(area: dict[str, Any]) -> list[tuple[str, str]]:
     """Pictures of an area's plots: (file name, what it shows)."""
     made = []
     for name, title in {
