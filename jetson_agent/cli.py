@@ -11,13 +11,16 @@ from typing import Annotated, Optional
 
 import typer
 
-from jetson_agent import cli_learn, cli_rollout, cli_serve
+from jetson_agent import cli_learn, cli_rollout, cli_serve, cli_words
 from stages.errors import EdgealignError
 
 app = typer.Typer(help="The device side of edgealign.", no_args_is_help=True, add_completion=False)
 cli_learn.register(app)
 cli_rollout.register(app)
 app.command()(cli_serve.serve)
+app.add_typer(
+    cli_words.app, name="words", help="Names and other words to listen for, though no training has heard them."
+)
 
 Head = Annotated[Optional[str], typer.Option(help="HOST:PORT of the Ray head.")]  # noqa: UP045 - typer reads it
 Memory = Annotated[

@@ -26,7 +26,7 @@ def hear(home: Home, recording: Path) -> Remembered:
     version = shelf.current()
     samples = load_audio(content, recording.name)
     encoder = SpeechEncoder.load(device.encoder)
-    listener = Listener.load(device.base, device.llm, version.folder if version else None)
+    listener = Listener.load(device.base, device.llm, version.folder if version else None, words=home.words.read())
     heard = listener.hear(samples, encoder, device.padding_s)
     return Remembered(
         name_of(samples),

@@ -23,6 +23,7 @@ from jetson_agent.settings import LearnSettings, RolloutSettings, read_settings
 from jetson_agent.shelf import Event, Shelf
 from stages.atomic import write_private
 from stages.errors import InputError, SettingsError
+from stages.word_list import WordList
 
 if TYPE_CHECKING:
     from stages.examples import LabelledUtterance
@@ -93,6 +94,11 @@ class Home:
     def own(self) -> Path:
         """The user's folder."""
         return self.folder / self.device.cohort / self.device.user
+
+    @property
+    def words(self) -> WordList:
+        """Names and other words that are listened for in the user's recordings."""
+        return WordList(self.own / "words.json", self.device.user)
 
     @property
     def shelf(self) -> Shelf:

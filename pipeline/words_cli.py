@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from pipeline.project import Project
+    from stages.word_list import WordList
 
 app = typer.Typer(no_args_is_help=True, help="Names and other words to listen for.")
 
@@ -15,16 +15,16 @@ USER = typer.Option("", "--user", help="For one user's recordings only: USER or 
 WORDS = typer.Argument(..., help="Words or names; quote one of several words: 'anna maria'.")
 
 
-def _owner(user: str) -> tuple[Project, str]:
+def _list(user: str) -> WordList:
     from pipeline.ask import choose_adapter
     from pipeline.project import Project
     from pipeline.settings import load_settings
-    from pipeline.words import EVERYONE
+    from pipeline.words import word_list
 
     project = Project.find()
     if not user:
-        return project, EVERYONE
-    return project, choose_adapter(project, load_settings(project.root), user).name
+        return word_list(project)
+    return word_list(project, choose_adapter(project, load_settings(project.root), user).name)
 
 
 @app.command()
@@ -33,12 +33,10 @@ def add(words: list[str] = WORDS, user: str = USER) -> None:
 
     Nothing is trained: a word is a choice of rows of the LLM's table. It is kept on this machine alone.
     """
-    from pipeline.words import add_words
-
-    project, owner = _owner(user)
-    new, there = add_words(project, words, owner)
+    found = _list(user)
+    new, there = found.add(words)
     if new:
-        typer.echo(f"listens for {', '.join(new)} ({owner})")
+        typer.echo(f"listens for {', '.join(new)} ({found.owner})")
     if there:
         typer.echo(f"was there already: {', '.join(there)}")
 
@@ -50,22 +48,20 @@ def list_words() -> None:
     from rich.table import Table
 
     from pipeline.project import Project
-    from pipeline.words import read_words
+    from pipeline.words import word_lists
 
-    found = read_words(Project.find())
-    if not found:
+    lists = word_lists(Project.find())
+    if not lists:
         typer.echo("nothing yet: `edgealign words add NAME`")
         return
     table = Table("in whose recordings", "words")
-    for owner, words in sorted(found.items()):
-        table.add_row(owner, ", ".join(words))
+    for found in lists:
+        table.add_row(found.owner, ", ".join(found.read()))
     Console().print(table)
 
 
 @app.command()
 def remove(words: list[str] = WORDS, user: str = USER) -> None:
     """Listen for these words no longer."""
-    from pipeline.words import remove_words
-
-    project, owner = _owner(user)
-    typer.echo(f"no longer: {', '.join(remove_words(project, words, owner))} ({owner})")
+    found = _list(user)
+    typer.echo(f"no longer: {', '.join(found.remove(words))} ({found.owner})")

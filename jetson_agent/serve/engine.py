@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from jetson_agent.home import Home
 from jetson_agent.replay import Remembered, name_of
 from jetson_agent.serve.settings import ServeSettings
+from stages.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +39,7 @@ class InUse:
     base: Path
     version: int | None
     sha256: str | None
+    words: tuple[str, ...] = ()  # that are listened for
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ class Engine:
             return False
         device, shelf = self.home.in_use()
         version = shelf.current()
-        if (device.base, version.sha256 if version else None) != (self.in_use.base, self.in_use.sha256):
+        found = (device.base, version.sha256 if version else None, self._words())
+        if found != (self.in_use.base, self.in_use.sha256, self.in_use.words):
             self.in_use = self._load()
             logger.info("in use: %s", f"version {self.in_use.version}" if self.in_use.version else "the base alone")
         self._pointer = pointed
@@ -145,13 +148,24 @@ class Engine:
 
         device, shelf = self.home.in_use()
         version = shelf.current()
-        listener = Listener.load(device.base, device.llm, version.folder if version else None, self._tokenizer)
-        return InUse(listener, device.base, version.number if version else None, version.sha256 if version else None)
+        words = self._words()
+        folder = version.folder if version else None
+        listener = Listener.load(device.base, device.llm, folder, self._tokenizer, words)
+        number, sha256 = (version.number, version.sha256) if version else (None, None)
+        return InUse(listener, device.base, number, sha256, words)
+
+    def _words(self) -> tuple[str, ...]:
+        """What is listened for; a list that somebody broke stops no answer."""
+        try:
+            return tuple(self.home.words.read())
+        except InputError as error:
+            logger.warning("listens for no names: %s", error)
+            return ()
 
     def _pointed(self) -> list[tuple[int, int]]:
-        """What changes when the shelf's pointer, or the device's base, is replaced."""
+        """What changes when the shelf's pointer, the device's base or the list of words is replaced."""
         found = []
-        for path in (self.home.folder / "device.json", self.home.shelf.pointer):
+        for path in (self.home.folder / "device.json", self.home.shelf.pointer, self.home.words.path):
             try:
                 told = path.stat()
             except OSError:

@@ -302,6 +302,32 @@ def test_the_commands_and_the_service_know_an_utterance_by_the_same_name(
     assert (item.utterance, item.heard) == (heard["utterance"], heard["text"])
 
 
+def test_names_are_listened_for_without_a_restart_and_a_broken_list_stops_no_answer(
+    trained_device: Path, said: dict[str, Path], tmp_path: Path
+) -> None:
+    from jetson_agent.serve.engine import Engine
+    from jetson_agent.serve.settings import ServeSettings
+    from stages.audio import load_audio
+
+    home = Home(copy_device(trained_device, tmp_path / "agent"))
+    engine = Engine(home, ServeSettings())
+    text, path = next(iter(said.items()))
+    samples = load_audio(path, path.name)
+    before = engine.hear(samples).heard.text
+    assert before == text
+    assert not engine.refresh()
+    home.words.add(["Tuuli", "Anna Maria"])
+    assert engine.refresh()
+    assert engine.in_use.words == ("anna maria", "tuuli")
+    assert len(engine.in_use.listener.vocabulary) > len(engine.in_use.listener.record.vocabulary)
+    assert engine.hear(samples).heard.text == before  # nobody said them
+    assert not engine.refresh()
+    home.words.path.write_text("not a list")
+    assert engine.refresh()
+    assert engine.in_use.words == ()
+    engine.close()
+
+
 def test_who_leaves_in_the_middle_of_a_reply_takes_nobody_s_place(service: Served, said: dict[str, Path]) -> None:
     text, path = next(iter(said.items()))
     for _ in range(10):

@@ -1,16 +1,19 @@
-"""``edgealign words``: what is listened for is kept, told and forgotten."""
+"""``words``: what is listened for is kept, told and forgotten, by project and by device."""
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from pipeline.cohorts.erasure.private import _clean_words
 from pipeline.project import Project
-from pipeline.words import add_words, read_words, remove_words, words_file, words_for
+from pipeline.words import word_list, word_lists, words_for
 from pipeline.words_cli import app
 from stages.errors import InputError
+from stages.word_list import WordList
 
 
 @pytest.fixture
@@ -21,46 +24,59 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return Project(tmp_path)
 
 
-def test_words_are_kept_in_spoken_form_by_user(project: Project) -> None:
-    assert add_words(project, ["Tuuli", "Anna Maria", "tuuli"]) == (["tuuli", "anna maria"], [])
-    assert add_words(project, ["Tuuli", "Zoë"]) == (
-        ["zoë"] if "zoë" in words_for(project, None) else ["zoe"],
-        ["tuuli"],
-    )
-    add_words(project, ["bjorn"], "far/ann")
-    assert "bjorn" not in words_for(project, None)
-    assert "bjorn" in words_for(project, "far/ann")
-    assert "tuuli" in words_for(project, "far/ann")
+def test_words_are_kept_in_spoken_form_by_user_and_privately(project: Project) -> None:
+    assert word_list(project).add(["Tuuli", "Anna Maria", "tuuli"]) == (["tuuli", "anna maria"], [])
+    assert word_list(project).add(["Tuuli", "O'Hara"]) == (["o'hara"], ["tuuli"])
+    word_list(project, "far/ann").add(["bjorn"])
+    assert words_for(project, None) == ["anna maria", "o'hara", "tuuli"]
+    assert words_for(project, "far/ann") == ["anna maria", "bjorn", "o'hara", "tuuli"]
+    assert [(one.owner, one.read()) for one in word_lists(project)][1] == ("far/ann", ["bjorn"])
+    assert stat.S_IMODE(word_list(project, "far/ann").path.stat().st_mode) == 0o600
 
 
 def test_one_word_that_cannot_be_said_adds_none(project: Project) -> None:
-    with pytest.raises(InputError, match="cannot be said"):
-        add_words(project, ["tuuli", "北京"])
-    with pytest.raises(InputError, match="cannot be said"):
-        add_words(project, ["  "])
-    assert read_words(project) == {}
+    for bad in ("北京", "  "):
+        with pytest.raises(InputError, match="cannot be said"):
+            word_list(project).add(["tuuli", bad])
+    assert word_lists(project) == []
 
 
 def test_one_word_that_is_not_there_removes_none(project: Project) -> None:
-    add_words(project, ["tuuli", "bjorn"])
+    words = word_list(project)
+    words.add(["tuuli", "bjorn"])
     with pytest.raises(InputError, match="elif: not among the words of everyone, which are: bjorn, tuuli"):
-        remove_words(project, ["tuuli", "elif"])
-    assert words_for(project, None) == ["bjorn", "tuuli"]
-    remove_words(project, ["Tuuli", "bjorn"])
-    assert read_words(project) == {}
+        words.remove(["tuuli", "elif"])
+    assert words.read() == ["bjorn", "tuuli"]
+    words.remove(["Tuuli", "bjorn"])
+    assert not words.path.exists()
 
 
-def test_a_damaged_list_says_how_to_mend_it(project: Project) -> None:
-    words_file(project).parent.mkdir()
-    words_file(project).write_text('{"everyone": 5}')
-    with pytest.raises(InputError, match="Mend or delete it"):
-        read_words(project)
+@pytest.mark.parametrize("content", ['{"a": 1}', "[5]", "not json", ""])
+def test_a_damaged_list_says_how_to_mend_it(tmp_path: Path, content: str) -> None:
+    (tmp_path / "words.json").write_text(content)
+    with pytest.raises(InputError, match="Delete it, and add the words again"):
+        WordList(tmp_path / "words.json", "ann").read()
 
 
-def test_the_command_tells_what_it_did(project: Project) -> None:
+def test_the_commands_tell_what_they_did(project: Project) -> None:
     run = CliRunner()
     assert "nothing yet" in run.invoke(app, ["list"]).output
     assert "listens for tuuli (everyone)" in run.invoke(app, ["add", "Tuuli"]).output
     assert "was there already: tuuli" in run.invoke(app, ["add", "tuuli"]).output
     assert "tuuli" in run.invoke(app, ["list"]).output
-    assert "no longer: tuuli" in run.invoke(app, ["remove", "tuuli"]).output
+    assert "no longer: tuuli (everyone)" in run.invoke(app, ["remove", "tuuli"]).output
+    assert isinstance(run.invoke(app, ["add", "x", "--user", "nobody"]).exception, InputError)
+
+
+def test_a_person_who_is_forgotten_leaves_everyones_list_and_the_others_words_stay(tmp_path: Path) -> None:
+    class Matcher:
+        def in_text(self, text: str, cohort: str | None) -> bool:
+            return text == "fash"
+
+        def in_json(self, value: list[str], cohort: str | None) -> bool:
+            return value == ["fash too"]
+
+    words = WordList(tmp_path / "everyone.json", "everyone")
+    words.add(["fash", "fash too", "tuuli"])
+    _clean_words(words.path, Matcher())  # type: ignore[arg-type]  # all that is asked of one
+    assert words.read() == ["tuuli"]

@@ -19,7 +19,9 @@ from pipeline.cohorts.erasure.survey import on_this_device
 from pipeline.settings import Settings
 from pipeline.tracking.record import Record
 from pipeline.tracking.spool import Spool
-from stages.atomic import write_json, write_text
+from stages.atomic import write_json, write_private, write_text
+from stages.errors import InputError
+from stages.word_list import WordList
 
 SEND_WAIT_S = 60.0
 
@@ -36,6 +38,8 @@ def erase_private(erasure: Erasure, settings: Settings, found: Iterable[str], sh
             _clean_quarantine(path, matcher)
         elif parts[:1] == ("spool",) and len(parts) > 1:
             records.add(private.joinpath(*parts[: 3 if parts[1] == "refused" else 2]))
+        elif parts == ("words", "everyone.json"):
+            _clean_words(path, matcher)
         elif parts[:1] == ("incoming",) and len(parts) > 3:
             shutil.rmtree(path.parent, ignore_errors=True)  # a chunk or a cohort that was not finished
         else:
@@ -70,6 +74,22 @@ def _clean_quarantine(path: Path, matcher: Matcher) -> None:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     write_text(path, buffer.getvalue())
+
+
+def _clean_words(path: Path, matcher: Matcher) -> None:
+    """Words that everybody's recordings are listened to for: those that name the person go, the others stay."""
+    try:
+        left = [
+            word
+            for word in WordList(path, "everyone").read()
+            if not (matcher.in_text(word, None) or matcher.in_json([word], None))
+        ]
+    except InputError:
+        left = []
+    if left:
+        write_private(path, (json.dumps(left, ensure_ascii=False, indent=2) + "\n").encode())
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _clean_record(folder: Path, matcher: Matcher) -> None:
