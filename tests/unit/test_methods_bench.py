@@ -93,6 +93,13 @@ def test_steps_that_something_else_slowed_down_do_not_help_us() -> None:
     assert told(kept_with(*lucky, disturbed))["time_ratio_cached_features"].value == 25.0
 
 
+def test_every_run_of_a_baseline_counts_the_steps_of_its_quickest_one() -> None:
+    quick = replace(THEIRS, step_seconds=1.0)
+    assert median_seconds([THEIRS, quick, THEIRS], 0.10) == 400.0
+    own = [replace(run, step_seconds=run.step_seconds * 10) for run in OURS]
+    assert median_seconds([*own, OURS[0]], 0.10, max) == median_seconds(own, 0.10, max)
+
+
 def test_where_no_baseline_got_there_the_ratio_is_said_to_be_a_lower_bound() -> None:
     figure = told(kept_with(*OURS, NEVER))["time_ratio_cached_features"]
     assert figure.value == pytest.approx(500 / 8, abs=1e-3)
