@@ -143,8 +143,8 @@ def judged(bench: Bench, base: Base, sets: Sets, name: str, table: torch.Tensor)
             errors, texts = _errors(bench, base, vocabulary, items, link)
             each = (time.perf_counter() - prepared) / len(items)
             note = (
-                f"CER {errors.cer:.3f}; {errors.words} words; {1e3 * each:.1f} ms an utterance, {prepared - start:.2f} s once for "
-                f"{len(vocabulary)} rows; "
+                f"CER {errors.cer:.3f}; {errors.words} words; {1e3 * each:.1f} ms an utterance, "
+                f"{prepared - start:.2f} s once for {len(vocabulary)} rows; "
             )
             note += f"such as “{texts[0]}” for “{items[0].text}”"
             told.append(plain(f"wer_{which}_words_{name}_{rows}", errors.wer, "", note=note))
