@@ -31,7 +31,7 @@ from benchmarks.record import FOLDER, Figure, at_least, plain, write_area
 from benchmarks.transcripts import Recording, transcripts
 from pipeline.cohorts.demo import DemoUser
 from stages.alignment import injection
-from stages.alignment.intents import choose_intents
+from stages.alignment.intents import intent_scores, named, preferred_anyway
 from stages.alignment.metrics import response_agreement, word_errors
 from stages.atomic import sha256_json
 from stages.audio import load_audio
@@ -118,14 +118,16 @@ def ask(
         replies[side] = injection.generate_replies(model, tokenizer, prompts, settings.max_new_tokens)
         log.info("%s, %s: %d replies, such as %r to %r", order, side, len(items), replies[side][0], requests[0].text)
     found: dict[str, dict[str, Any]] = {}
+    preferred = preferred_anyway(model, tokenizer, wanted.EXAMPLES, order)
     for side, items in tokens.items():
+        scores = intent_scores(model, tokenizer, items, wanted.EXAMPLES, order)
         found[side] = {
             "replies": replies[side],
             "kl": injection.mean_response_kl(
                 model, tokenizer, items, tokens["text"], replies["text"], settings.instruction, order
             ),
-            "intents": choose_intents(model, tokenizer, items, wanted.EXAMPLES, order),
-            "uncalibrated": choose_intents(model, tokenizer, items, wanted.EXAMPLES, order, calibrated=False),
+            "intents": named(scores - preferred, wanted.EXAMPLES),
+            "uncalibrated": named(scores, wanted.EXAMPLES),
         }
     return found
 

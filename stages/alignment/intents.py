@@ -39,34 +39,50 @@ def first_tokens(tokenizer: Any, intents: Sequence[str]) -> list[int]:
 
 
 @torch.inference_mode()
+def intent_scores(
+    model: Any,
+    tokenizer: Any,
+    requests: Sequence[Tensor],
+    examples: Mapping[str, str],
+    order: Order = "instruction_first",
+) -> Tensor:
+    """(N, I) log probabilities of each intent, in the order of ``examples``, among the intents alone.
+
+    ``requests``: N of (N, D) soft tokens or embedded texts. ``examples``: an intent's name to a request that has it, in the
+    order in which the LLM reads them; none of the requests that are judged may be among them.
+    Raises ValueError where two names begin with the same token, ModelError where the tokenizer has no chat template.
+    """
+    tokens = first_tokens(tokenizer, list(examples))
+    parts = build_prompt(
+        tokenizer, instruction_of(list(examples)), [(said, intent) for intent, said in examples.items()], order
+    )
+    logits = next_token_logits(model, [place(model, parts, item) for item in requests])
+    return logits[:, tokens].log_softmax(dim=-1)
+
+
+def preferred_anyway(
+    model: Any, tokenizer: Any, examples: Mapping[str, str], order: Order = "instruction_first"
+) -> Tensor:
+    """(I,) log probabilities of each intent where nothing was asked, as ``intent_scores`` has them."""
+    empty = [embed_text(model, tokenizer, text) for text in NOTHING_SAID]
+    return intent_scores(model, tokenizer, empty, examples, order).exp().mean(dim=0).log()
+
+
 def choose_intents(
     model: Any,
     tokenizer: Any,
     requests: Sequence[Tensor],
     examples: Mapping[str, str],
     order: Order = "instruction_first",
-    calibrated: bool = True,
 ) -> list[str]:
-    """The intent of each request, one of ``examples``' keys.
-
-    ``requests``: N of (N, D) soft tokens or embedded texts. ``examples``: an intent's name to a request that has it, in the
-    order in which the LLM reads them; none of the requests that are judged may be among them.
-    Raises ValueError where two names begin with the same token, ModelError where the tokenizer has no chat template.
-    """
+    """The intent of each request, one of ``examples``' keys, calibrated; the rest as in ``intent_scores``."""
     if not requests:
         return []
+    scores = intent_scores(model, tokenizer, requests, examples, order)
+    return named(scores - preferred_anyway(model, tokenizer, examples, order), examples)
+
+
+def named(scores: Tensor, examples: Mapping[str, str]) -> list[str]:
+    """The best intent of each row of (N, I) scores."""
     intents = list(examples)
-    tokens = first_tokens(tokenizer, intents)
-    parts = build_prompt(
-        tokenizer, instruction_of(intents), [(said, intent) for intent, said in examples.items()], order
-    )
-
-    def scores(said: Sequence[Tensor]) -> Tensor:
-        logits = next_token_logits(model, [place(model, parts, item) for item in said])
-        return logits[:, tokens].log_softmax(dim=-1)  # (N, I)
-
-    found = scores(requests)
-    if calibrated:
-        empty = scores([embed_text(model, tokenizer, text) for text in NOTHING_SAID])
-        found = found - empty.exp().mean(dim=0).log()
-    return [intents[index] for index in found.argmax(dim=-1).tolist()]
+    return [intents[index] for index in scores.argmax(dim=-1).tolist()]

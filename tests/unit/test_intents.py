@@ -9,7 +9,15 @@ import torch
 from helpers_llm import tiny_llama, tiny_tokenizer
 
 from stages.alignment.injection import build_prompt, embed_text, next_token_logits, place, reply_logits
-from stages.alignment.intents import NOTHING_SAID, choose_intents, first_tokens, instruction_of
+from stages.alignment.intents import (
+    NOTHING_SAID,
+    choose_intents,
+    first_tokens,
+    instruction_of,
+    intent_scores,
+    named,
+    preferred_anyway,
+)
 
 EXAMPLES = {"lamp": "turn on the light", "song": "play jazz", "alarm": "wake me at ten"}
 REQUESTS = ["switch the light off", "some blues please", "wake me", "a", "go to the north and then to the south"]
@@ -30,25 +38,17 @@ def slow_scores(llm: tuple[Any, Any], text: str, order: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("order", ["instruction_first", "instruction_last"])
-@pytest.mark.parametrize("calibrated", [True, False])
-def test_the_intent_is_the_likeliest_name_less_what_the_llm_prefers_anyway(
-    llm: tuple[Any, Any], order: Any, calibrated: bool
-) -> None:
+def test_the_intent_is_the_likeliest_name_less_what_the_llm_prefers_anyway(llm: tuple[Any, Any], order: Any) -> None:
     model, tokenizer = llm
     requests = [embed_text(model, tokenizer, text) for text in REQUESTS]
-    wanted = []
+    scores = torch.stack([slow_scores(llm, text, order) for text in REQUESTS])
     preferred = torch.stack([slow_scores(llm, text, order) for text in NOTHING_SAID]).exp().mean(dim=0).log()
-    for text in REQUESTS:
-        scores = slow_scores(llm, text, order) - (preferred if calibrated else 0)
-        wanted.append(list(EXAMPLES)[int(scores.argmax())])
-    assert choose_intents(model, tokenizer, requests, EXAMPLES, order, calibrated) == wanted
-
-
-def test_calibration_is_no_empty_word(llm: tuple[Any, Any]) -> None:
-    model, tokenizer = llm
-    requests = [embed_text(model, tokenizer, text) for text in REQUESTS]
-    sides = [choose_intents(model, tokenizer, requests, EXAMPLES, calibrated=on) for on in (True, False)]
-    assert sides[0] != sides[1]
+    assert torch.allclose(intent_scores(model, tokenizer, requests, EXAMPLES, order), scores, atol=1e-4)
+    assert torch.allclose(preferred_anyway(model, tokenizer, EXAMPLES, order), preferred, atol=1e-4)
+    wanted = named(scores - preferred, EXAMPLES)
+    assert choose_intents(model, tokenizer, requests, EXAMPLES, order) == wanted
+    if order == "instruction_first":  # where this LLM is not sure of everything, calibration is no empty word
+        assert wanted != named(scores, EXAMPLES)
 
 
 def test_next_tokens_come_in_the_order_of_the_prompts_whatever_their_length(llm: tuple[Any, Any]) -> None:
