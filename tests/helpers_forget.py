@@ -87,6 +87,9 @@ def leave_things(world: World) -> None:
         "quarantine/home.csv": f"item,reason\nline 7: {SLUG}/9.wav,silent\n{SLUG}-99.wav,too short\nann/9.wav,silent\n",
         "check/home.html": f"<table><tr><td>{SLUG}</td><td>6</td></tr></table>",
         f"replay/{cohort}/{SLUG}/buffer.json": json.dumps({"text": WORDS}),
+        f"words/{cohort}/{SLUG}.json": json.dumps(["tuuli"]),
+        f"words/{cohort}/ann.json": json.dumps(["bjorn"]),
+        "words/everyone.json": json.dumps([CALLED.lower(), "ottavia"]),
         f"replay/{cohort}/ann/buffer.json": json.dumps({"text": "turn on the light"}),
     }.items():
         path = private / name

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.settings import load_settings
+from pipeline.words import word_lists
 from stages.atomic import sha256_file
 from tests.helpers_erasure import COHORTS, SLUG, Traces, World, search, utterances_of
 from tests.helpers_forget import Outcome, check_forgotten, forget, others, runs_of
@@ -37,6 +38,7 @@ def test_every_trace_is_there_before(world: World, traces: Traces) -> None:
         "project/.edgealign/replay",
         "project/.edgealign/incoming",
         "project/.edgealign/examples",
+        "project/.edgealign/words/home",
         "xdg/",
         "site/",
     ):
@@ -56,6 +58,10 @@ def test_nothing_is_left_of_the_person_and_everything_of_the_others(
     assert (settings.cohorts, settings.personal_cohorts) == (["home", "far"], ["home", "far"])
     quarantine = (project.private / "quarantine" / "home.csv").read_text(encoding="utf-8")
     assert quarantine == "item,reason\nann/9.wav,silent\n"
+    assert [(one.owner, one.read()) for one in word_lists(project)] == [
+        ("everyone", ["ottavia"]),
+        ("home/ann", ["bjorn"]),
+    ]
     assert (project.private / "replay" / "home" / "ann" / "buffer.json").is_file()
     assert "zebulon" in (project.llm / "tokenizer.json").read_text(encoding="utf-8")
     evaluation = json.loads(project.evaluation("home").read_text(encoding="utf-8"))

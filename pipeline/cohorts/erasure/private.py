@@ -21,9 +21,11 @@ from pipeline.tracking.record import Record
 from pipeline.tracking.spool import Spool
 from stages.atomic import write_json, write_private, write_text
 from stages.errors import InputError
+from stages.spoken_form import fold
 from stages.word_list import WordList
 
 SEND_WAIT_S = 60.0
+EVERYONES_WORDS = ("words", "everyone.json")
 
 
 def erase_private(erasure: Erasure, settings: Settings, found: Iterable[str], shipped: Iterable[str]) -> None:
@@ -38,8 +40,8 @@ def erase_private(erasure: Erasure, settings: Settings, found: Iterable[str], sh
             _clean_quarantine(path, matcher)
         elif parts[:1] == ("spool",) and len(parts) > 1:
             records.add(private.joinpath(*parts[: 3 if parts[1] == "refused" else 2]))
-        elif parts == ("words", "everyone.json"):
-            _clean_words(path, matcher)
+        elif parts == EVERYONES_WORDS:
+            continue  # cleaned below, whether or not a search found it: a name among words is text, which it does not ask
         elif parts[:1] == ("incoming",) and len(parts) > 3:
             shutil.rmtree(path.parent, ignore_errors=True)  # a chunk or a cohort that was not finished
         else:
@@ -52,6 +54,7 @@ def erase_private(erasure: Erasure, settings: Settings, found: Iterable[str], sh
     if set(settings.base_cohorts) & set(erasure.person.slugs):
         for checkpoint in (private / "checkpoints").glob("*base-*"):
             checkpoint.unlink()  # a training under way, of a base that learns from the person
+    _clean_words(private.joinpath(*EVERYONES_WORDS), matcher)
     for drawing in private.glob(".figures-*"):
         shutil.rmtree(drawing, ignore_errors=True)  # of a stage that was killed; no search finds a name in a picture
     for shipment in shipped:
@@ -77,18 +80,17 @@ def _clean_quarantine(path: Path, matcher: Matcher) -> None:
 
 
 def _clean_words(path: Path, matcher: Matcher) -> None:
-    """Words that everybody's recordings are listened to for: those that name the person go, the others stay."""
+    """Words that everybody's recordings are listened to for: what the person is called goes, the others stay."""
+    called = {fold(name) for name in matcher.names}
     try:
-        left = [
-            word
-            for word in WordList(path, "everyone").read()
-            if not (matcher.in_text(word, None) or matcher.in_json([word], None))
-        ]
+        words = WordList(path, "everyone").read()
+        left = [word for word in words if fold(word) not in called and not matcher.in_text(word)]
     except InputError:
-        left = []
-    if left:
+        path.unlink()  # nobody can say whose names are in it
+        return
+    if left and left != words:
         write_private(path, (json.dumps(left, ensure_ascii=False, indent=2) + "\n").encode())
-    else:
+    elif not left:
         path.unlink(missing_ok=True)
 
 
