@@ -18,9 +18,7 @@ app = typer.Typer(help="The device side of edgealign.", no_args_is_help=True, ad
 cli_learn.register(app)
 cli_rollout.register(app)
 app.command()(cli_serve.serve)
-app.add_typer(
-    cli_words.app, name="words", help="Names and other words to listen for, though no training has heard them."
-)
+app.add_typer(cli_words.app, name="words", help="Names and other words to listen for.")
 
 Head = Annotated[Optional[str], typer.Option(help="HOST:PORT of the Ray head.")]  # noqa: UP045 - typer reads it
 Memory = Annotated[

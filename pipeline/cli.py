@@ -27,7 +27,7 @@ app.add_typer(
     cohort_app, name="cohort", help="Recordings: add, append, check, share, remove, forget; make the demo cohorts."
 )
 app.add_typer(adapters_app, name="adapters", help="Personal adapters: list, compare, promote, roll back; why.")
-app.add_typer(words_app, name="words", help="Names and other words to listen for, though no training has heard them.")
+app.add_typer(words_app, name="words", help="Names and other words to listen for.")
 app.add_typer(tracking_app, name="tracking", help="MLflow: open the UI, list runs, replay the spool, back up, prune.")
 
 

@@ -29,9 +29,10 @@ def _list(user: str) -> WordList:
 
 @app.command()
 def add(words: list[str] = WORDS, user: str = USER) -> None:
-    """Listen for words that no training has heard, such as names: `ask` and `transcribe` do from now on.
+    """Listen for words such as names: `ask` and `transcribe` do from now on.
 
-    Nothing is trained: a word is a choice of rows of the LLM's table. It is kept on this machine alone.
+    Nothing is trained: where the adapter nearly reads a listed word, it is read. A name whose sound was never learned is better
+    corrected (`edgealign-agent correct`). The list is kept on this machine alone.
     """
     found = _list(user)
     new, there = found.add(words)
