@@ -28,8 +28,8 @@ from benchmarks import assistant_requests as wanted
 from benchmarks import corpora
 from benchmarks.alignment import Bench, train
 from benchmarks.record import FOLDER, Figure, at_least, plain, write_area
-from benchmarks.transcripts import Recording, transcripts
-from pipeline.cohorts.demo import DemoUser
+from benchmarks.transcripts import Recording, spoken, transcripts
+from pipeline.cohorts.demo import DemoUser, speak_cohort
 from stages.alignment import injection
 from stages.alignment.intents import intent_scores, named, preferred_anyway
 from stages.alignment.metrics import response_agreement, word_errors
@@ -38,7 +38,7 @@ from stages.audio import load_audio
 from stages.examples import LabelledUtterance
 from stages.models.llm import load_llm
 from stages.shards import ShardItem
-from stages.text import fair_cascade, from_transcriber, problems_of
+from stages.text import fair_cascade
 
 log = logging.getLogger("edgealign")
 
@@ -93,7 +93,7 @@ def run() -> Path:
         side: [soft for _, soft in heard]
         if side == "audio"
         else [
-            injection.embed_text(model, tokenizer, _spoken(text) if side == "cascade" else text) for text in texts[side]
+            injection.embed_text(model, tokenizer, spoken(text) if side == "cascade" else text) for text in texts[side]
         ]
         for side in SIDES
     }
@@ -192,7 +192,7 @@ def _samples(item: ShardItem) -> Any:
 
 def encoded_requests(name: str, users: list[DemoUser]) -> list[LabelledUtterance]:
     """What voices say, as frames of the packaged encoder: computed once."""
-    spoken = ((item.utterance, item.user, item.text or "", _samples(item)) for item in wanted.spoken(users))
+    spoken = ((item.utterance, item.user, item.text or "", _samples(item)) for item in speak_cohort(users))
     return corpora.encoded(name, _key(users), spoken, sum(len(user.speeches) for user in users))
 
 
@@ -200,13 +200,8 @@ def _cascade(bench: Bench, users: list[DemoUser]) -> dict[str, str]:
     """What faster-whisper wrote."""
 
     def recordings() -> list[Recording]:
-        return [(item.utterance, partial(_samples, item)) for item in wanted.spoken(users)]
+        return [(item.utterance, partial(_samples, item)) for item in speak_cohort(users)]
 
     names = [speech.utterance for user in users for speech in user.speeches]
     heard = transcripts(bench, "assistant-judging", _key(users), names, recordings)
-    return {name: "" if problems_of(text, "en") else from_transcriber(text, "en") for name, (text, _) in heard.items()}
-
-
-def _spoken(text: str) -> str:
-    """A transcript as the product gives it to the LLM; empty where it refuses it."""
-    return "" if problems_of(text, "en") else from_transcriber(text, "en")
+    return {name: text for name, (text, _) in heard.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
 
@@ -14,11 +13,9 @@ from pipeline.cohorts.demo import (
     Speech,
     Voice,
     plans,
-    speak_cohort,
 )
 from pipeline.cohorts.grammar import Grammar, Sentence
 from pipeline.cohorts.wordlists import QUESTIONS, phrases
-from stages.shards import ShardItem
 
 TEMPLATES = {
     "on": phrases("turn on the {room} {device}|switch on the {device} in the {room}|start the {room} {device}"),
@@ -115,8 +112,3 @@ def _sentence(grammar: Grammar, intent: str) -> str:
             grammar.taken.add(text)
             return text
     raise RuntimeError(f"intent {intent!r} has no new sentence left")
-
-
-def spoken(users: list[DemoUser]) -> Iterator[ShardItem]:
-    """Their recordings, each voice in a process of its own."""
-    yield from speak_cohort(users)

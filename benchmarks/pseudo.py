@@ -23,14 +23,13 @@ from typing import Any
 from benchmarks import corpora
 from benchmarks.alignment import QUICK, Bench, Trained, speakers, train
 from benchmarks.record import FOLDER, Figure, at_most, plain, write_area
-from benchmarks.transcripts import Recording, transcripts
+from benchmarks.transcripts import Recording, spoken, transcripts
 from stages.agreement import AgreementRules, Heard, agreed
 from stages.alignment.metrics import word_errors
 from stages.alignment.trainer import TrainConfig, read_out_all
 from stages.atomic import sha256_file
 from stages.audio import load_audio
 from stages.examples import LabelledUtterance
-from stages.text import from_transcriber, problems_of
 
 log = logging.getLogger("edgealign")
 
@@ -156,12 +155,7 @@ def whisper_heard(bench: Bench) -> dict[str, Heard]:
         return [(name, partial(load_audio, path, path.name)) for name, _, _, path in recordings]
 
     heard = transcripts(bench, "an4", key, [name for name, *_ in recordings], listed)
-    return {name: Heard(WHISPER, _spoken(text), score) for name, (text, score) in heard.items()}
-
-
-def _spoken(text: str) -> str:
-    """As the pseudo_labels stage writes it; empty where that refuses it."""
-    return "" if problems_of(text, "en") else from_transcriber(text, "en")
+    return {name: Heard(WHISPER, spoken(text), score) for name, (text, score) in heard.items()}
 
 
 def figures(rounds: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[Figure]:

@@ -12,6 +12,7 @@ from benchmarks import corpora
 from benchmarks.alignment import Bench
 from pipeline.progress import progress
 from stages.atomic import sha256_json, write_json
+from stages.text import from_transcriber, problems_of
 
 Recording = tuple[str, Callable[[], np.ndarray]]
 """An utterance, and what reads its samples at 16 kHz."""
@@ -42,3 +43,8 @@ def transcripts(
             if place % STEP == 0 or place == len(left):
                 write_json(path, found)
     return {utterance: (found[utterance][0], found[utterance][1]) for utterance in utterances}
+
+
+def spoken(text: str) -> str:
+    """A transcript in spoken form, as the pseudo_labels stage writes it; empty where that refuses it."""
+    return "" if problems_of(text, "en") else from_transcriber(text, "en")

@@ -68,21 +68,7 @@ def preferred_anyway(
     return intent_scores(model, tokenizer, empty, examples, order).exp().mean(dim=0).log()
 
 
-def choose_intents(
-    model: Any,
-    tokenizer: Any,
-    requests: Sequence[Tensor],
-    examples: Mapping[str, str],
-    order: Order = "instruction_first",
-) -> list[str]:
-    """The intent of each request, one of ``examples``' keys, calibrated; the rest as in ``intent_scores``."""
-    if not requests:
-        return []
-    scores = intent_scores(model, tokenizer, requests, examples, order)
-    return named(scores - preferred_anyway(model, tokenizer, examples, order), examples)
-
-
 def named(scores: Tensor, examples: Mapping[str, str]) -> list[str]:
-    """The best intent of each row of (N, I) scores."""
+    """The best intent of each row of (N, I) scores; take ``preferred_anyway`` off them first."""
     intents = list(examples)
     return [intents[index] for index in scores.argmax(dim=-1).tolist()]
