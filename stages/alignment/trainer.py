@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from stages.alignment.bridgeformer import BridgeFormer, BridgeFormerConfig, step_counts
@@ -59,6 +60,7 @@ class TrainConfig:
     embedding_weight: float = 0.1
     seed: int = 0
     masking: Masking = Masking()
+    tempo: float = 0.0  # share by which an utterance's frames are stretched or squeezed at most, drawn anew each time
     micro_batch: int = 0  # utterances that go through at once; 0: the whole batch. See memory_plan
     sampled_rows: int = 0  # rows of the whole table, drawn anew for each step, that a step's scores compete with
 
@@ -100,6 +102,12 @@ def mask_frames(frames: Tensor, lengths: Tensor, config: Masking, generator: np.
             start = int(generator.integers(0, max(1, frames.shape[2] - width)))
             frames[index, :, start : start + width] = 0.0
     return frames
+
+
+def stretch(frames: Tensor, factor: float) -> Tensor:
+    """(T, F) frames -> (round(T * factor), F), at least one: the same speech slower or faster, between frames in a line."""
+    length = max(1, round(len(frames) * factor))
+    return functional.interpolate(frames.T[None], size=length, mode="linear", align_corners=False)[0].T
 
 
 def one_cycle(
@@ -163,7 +171,7 @@ class Trainer:
     def step(self, batch: Sequence[Example], generator: np.random.Generator) -> float:
         """One optimiser step on a batch, masks drawn from ``generator``; the loss before it."""
         config = self.config
-        batch = [_cut(example, generator) for example in batch]
+        batch = [_paced(_cut(example, generator), config.tempo, generator) for example in batch]
         link = self.link
         if config.sampled_rows and self.table is not None:
             # a row that is drawn and is a target's too competes with itself: one in a hundred at most, and it costs little
@@ -208,6 +216,13 @@ def _cut(example: Example, generator: np.random.Generator) -> Example:
     if not example.cuts:
         return example
     return replace(example, target=example.cuts[int(generator.integers(len(example.cuts)))])
+
+
+def _paced(example: Example, tempo: float, generator: np.random.Generator) -> Example:
+    """The example spoken up to ``tempo`` slower or faster. Stored frames are stretched: nothing is encoded again."""
+    if not tempo:
+        return example
+    return replace(example, frames=stretch(example.frames, generator.uniform(1.0 - tempo, 1.0 + tempo)))
 
 
 def alignment_loss(
