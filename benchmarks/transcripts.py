@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks import corpora
 from benchmarks.alignment import Bench
@@ -28,9 +29,9 @@ def transcripts(
     from stages.models.prepare import prepare_transcriber
     from stages.pseudo_labels import Transcriber
 
-    transcriber = Transcriber(
-        prepare_transcriber(bench.settings.models.transcriber), bench.settings.pseudo_labels.beam_size, threads=2
-    )
+    # more threads than there are idle cores wait for each other: OMP_NUM_THREADS=1 where something else runs
+    model = prepare_transcriber(bench.settings.models.transcriber)
+    transcriber = Transcriber(model, bench.settings.pseudo_labels.beam_size, torch.get_num_threads())
     key = sha256_json([key, transcriber.identity, transcriber.beam_size])
     path = corpora.CACHE / f"{name}-transcripts-{key[:16]}.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
