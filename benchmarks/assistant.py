@@ -3,7 +3,7 @@
 The same requests reach the frozen LLM three ways, in the very same prompts: as soft tokens (audio), as faster-whisper's
 transcript (cascade), and as the reference text. Its replies to the first two are compared with those to the third
 (``response_agreement``, ``response_kl``), and the intents that it names with the true ones; with the instruction before what
-was said and after it. The base learns from the demo's base cohort and from other requests of the same voices.
+was said and after it. The base learns from the demo's base cohort and from other requests, of the same voices and of more.
 
 Speech is synthetic (eSpeak NG) throughout: the base has learned from such voices, faster-whisper has not.
 
@@ -26,13 +26,15 @@ from torch import Tensor
 
 from benchmarks import assistant_requests as wanted
 from benchmarks import corpora
-from benchmarks.alignment import Bench, train
+from benchmarks.alignment import Bench
 from benchmarks.record import FOLDER, Figure, at_least, plain, write_area
+from benchmarks.taught import teach
 from benchmarks.transcripts import Recording, spoken, transcripts
 from pipeline.cohorts.demo import DemoUser, speak_cohort
 from stages.alignment import injection
 from stages.alignment.intents import intent_scores, named, preferred_anyway
 from stages.alignment.metrics import response_agreement, word_errors
+from stages.alignment.vocabulary import Vocabulary
 from stages.atomic import sha256_json
 from stages.audio import load_audio
 from stages.examples import LabelledUtterance
@@ -44,6 +46,8 @@ log = logging.getLogger("edgealign")
 
 SIDES = ("audio", "cascade", "text")
 ORDERS: tuple[injection.Order, ...] = ("instruction_first", "instruction_last")
+TEMPO = 0.12
+"""By how much what the base learns from is stretched and squeezed: see docs/notes.md, "Tempo"."""
 USED: injection.Order = "instruction_first"
 """The order of the product's prompts, for the figure that was asked for."""
 
@@ -54,6 +58,7 @@ class Size:
 
     training_each: int = wanted.TRAINING_EACH
     judging_each: int = wanted.JUDGING_EACH
+    more_voices: int | None = None
     synthetic: int | None = None
     epochs: int | None = None  # None: those of params.yaml
     folder: Path = FOLDER
@@ -62,7 +67,7 @@ class Size:
 def size_asked() -> Size:
     """By the environment; see the module."""
     if os.environ.get("EDGEALIGN_ASSISTANT_QUICK"):
-        return Size(2, 2, 60, 1, corpora.quick_folder())
+        return Size(2, 2, 1, 60, 1, corpora.quick_folder())
     return Size()
 
 
@@ -74,14 +79,13 @@ def run() -> Path:
     judged = sorted(encoded_requests("assistant-judging", users), key=lambda item: item.utterance)
     requests = sorted(requests, key=lambda one: one.utterance)
     assert [one.utterance for one in requests] == [item.utterance for item in judged]
-    config = bench.train_config(0)
-    base = train(
-        bench,
-        [*corpora.synthetic()[: size.synthetic], *learned],
-        judged,
-        replace(config, epochs=size.epochs or config.epochs),
-    )
-    heard = bench.heard(base.trainer.bridge, base.vocabulary, judged)
+    more = encoded_requests("assistant-more", wanted.more_training(size.training_each)[: size.more_voices])
+    training = [*corpora.synthetic()[: size.synthetic], *learned, *more]
+    vocabulary = Vocabulary.of_texts(bench.tokenizer, [item.text for item in training])
+    config = replace(bench.train_config(0), tempo=TEMPO)
+    config = replace(config, epochs=size.epochs or config.epochs)
+    base = teach(bench, "assistant", bench.examples(training, vocabulary), vocabulary, config)
+    heard = bench.heard(base.bridge, base.vocabulary, judged)
     said = _cascade(bench, users)
     texts = {
         "audio": [text for text, _ in heard],

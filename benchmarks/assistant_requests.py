@@ -15,7 +15,7 @@ from pipeline.cohorts.demo import (
     plans,
 )
 from pipeline.cohorts.grammar import Grammar, Sentence
-from pipeline.cohorts.wordlists import QUESTIONS, phrases
+from pipeline.cohorts.wordlists import QUESTIONS, listed, phrases
 
 TEMPLATES = {
     "on": phrases("turn on the {room} {device}|switch on the {device} in the {room}|start the {room} {device}"),
@@ -59,6 +59,14 @@ JUDGING_VOICES = [
 ]
 """Voices that no base has heard; written down before anything was measured with them."""
 
+ACCENTS = ("en-us", "en-us-nyc", "en", "en-gb-x-rp", "en-gb-scotland", "en-029", "en-gb-x-gbclan", "en-gb-x-gbcwmd")
+VARIANTS = listed("""
+Alicia Andrea Andy Denis Diogo Lee Marco Mike Nguyen Reed adam anika antonio benjamin boris caleb david edward grandpa ian john
+michel miguel norbert pablo paul quincy rob robert sandro shelby travis victor zac
+""")
+MORE_VOICES = [f"{ACCENTS[place % len(ACCENTS)]}+{variant}" for place, variant in enumerate(VARIANTS)]
+"""Further voices to learn from: no variant of them judges."""
+
 TRAINING_EACH = 40
 JUDGING_EACH = 20
 
@@ -76,6 +84,15 @@ def training(each: int = TRAINING_EACH) -> list[DemoUser]:
     """The base's own voices, each with ``each`` requests."""
     grammar = Grammar("edgealign assistant", set(EXAMPLES.values()))
     return [_user(f"t{place:02d}", voice, each, grammar, BASE_NOISE_DB)[0] for place, voice in enumerate(BASE_VOICES)]
+
+
+def more_training(each: int = TRAINING_EACH) -> list[DemoUser]:
+    """MORE_VOICES with requests, none of which judges; some were said by the voices of ``training``, too."""
+    asked = {one.text for one in judging()[1]}
+    grammar = Grammar("edgealign assistant more", {*asked, *EXAMPLES.values()})
+    return [
+        _user(f"u{place:02d}", voice, each, grammar, BASE_NOISE_DB, place)[0] for place, voice in enumerate(MORE_VOICES)
+    ]
 
 
 def judging(each: int = JUDGING_EACH) -> tuple[list[DemoUser], list[Request]]:

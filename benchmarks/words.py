@@ -1,11 +1,12 @@
 """Words that no training has said: what a read-out makes of them, and what helps.
 
-Three bases learn from the same synthetic requests: on the tokens of their texts alone; against rows drawn from the whole table
-as well; and with some words cut into short pieces as well. Unseen voices judge them on three sets: sentences of known words
-(the control: whatever helps must not harm here), sentences in which every word is unseen, and requests with an
+A base learns from synthetic requests on the tokens of their texts, as the base stage does; a speller learns letters from the
+same recordings and from words of the LLM's table that the same voices read. Unseen voices judge them on three sets: sentences
+of known words (the control: whatever helps must not harm here), sentences in which every word is unseen, and requests with an
 unseen name, without and with the names listed (`edgealign words add`).
 
-    make bench AREA=words                            about fifteen minutes
+    make bench AREA=words                            about half an hour
+    EDGEALIGN_WORDS_ALL=1 make bench AREA=words      two bases that did not help beside it
     EDGEALIGN_WORDS_QUICK=1 make bench AREA=words    whether it runs: figures of no worth, kept out of docs
 """
 
@@ -21,16 +22,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import assistant_requests, corpora, open_words
+from benchmarks import assistant_requests, corpora, open_words, words_spelled
 from benchmarks.alignment import QUICK, Bench
 from benchmarks.assistant import encoded_requests
 from benchmarks.record import FOLDER, Figure, plain, write_area
-from pipeline.progress import progress
+from benchmarks.taught import Taught, teach
+from benchmarks.words_spelled import Sets
 from stages.alignment.embedlink import EmbedLink
 from stages.alignment.metrics import ErrorCounts, word_errors
 from stages.alignment.pieces import cut_text, listen_for, rows_of, short_pieces, with_short_pieces
 from stages.alignment.spotting import ListedWords
-from stages.alignment.trainer import TrainConfig, Trainer, read_out_all
+from stages.alignment.trainer import TrainConfig, read_out_all
 from stages.alignment.vocabulary import Vocabulary
 from stages.examples import LabelledUtterance
 from stages.models.llm import embedding_rows
@@ -39,6 +41,8 @@ SAMPLED_ROWS = 512
 CUT_SHARE = 0.3
 CUTS = 4
 BOOSTS = (0.5, 1.0, 2.0)
+MORE = (("sampled", SAMPLED_ROWS, False), ("pieces", SAMPLED_ROWS, True))
+"""Name, rows sampled, and whether words are cut."""
 CONTROL_EVERY = 2  # requests of the assistant benchmark: one of two
 
 
@@ -48,6 +52,8 @@ class Size:
 
     training: int | None = None
     epochs: int = QUICK["epochs"]
+    speller_epochs: int = 5
+    lexicon_each: int = 30
     each: int = open_words.UTTERANCES_EACH
     folder: Path = FOLDER
 
@@ -55,25 +61,8 @@ class Size:
 def size_asked() -> Size:
     """By the environment; see the module."""
     if os.environ.get("EDGEALIGN_WORDS_QUICK"):
-        return Size(60, 1, 1, corpora.quick_folder())
+        return Size(60, 1, 1, 1, 1, corpora.quick_folder())
     return Size()
-
-
-@dataclass
-class Base:
-    """A base and the rows that it reads from."""
-
-    trainer: Trainer
-    vocabulary: Vocabulary
-
-
-@dataclass(frozen=True)
-class Sets:
-    """What judges."""
-
-    known: list[LabelledUtterance]
-    unseen: list[LabelledUtterance]
-    names: list[LabelledUtterance]
 
 
 def run() -> Path:
@@ -93,15 +82,19 @@ def run() -> Path:
     config = replace(bench.train_config(0), **{**QUICK, "epochs": size.epochs})
     table = embedding_rows(bench.llm, None)
     figures: list[Figure] = []
-    for name, sampled, cut in (("tokens", 0, False), ("sampled", SAMPLED_ROWS, False), ("pieces", SAMPLED_ROWS, True)):
-        base = teach(bench, training, replace(config, sampled_rows=sampled), cut, table)
+    arms = MORE if os.environ.get("EDGEALIGN_WORDS_ALL") else ()
+    for name, sampled, cut in (("tokens", 0, False), *arms):
+        base = teach_words(bench, training, replace(config, sampled_rows=sampled), cut, table)
         figures += judged(bench, base, sets, name, table)
+        if name == "tokens":
+            speller = words_spelled.teach_speller(bench, training, size.speller_epochs, size.lexicon_each)
+            figures += words_spelled.judged(bench, base, speller, sets)
     return write_area("words", figures, {}, size.folder)
 
 
-def teach(
+def teach_words(
     bench: Bench, training: Sequence[LabelledUtterance], config: TrainConfig, cut: bool, table: torch.Tensor
-) -> Base:
+) -> Taught:
     """A base; with ``cut``, its vocabulary has every short piece, and its words are cut into them now and then."""
     vocabulary = Vocabulary.of_texts(bench.tokenizer, [item.text for item in training])
     pieces = short_pieces(bench.tokenizer) if cut else {}
@@ -119,18 +112,13 @@ def teach(
             )
             for example in examples
         ]
-    trainer = Trainer(bench.bridge, config, examples, embedding_rows(bench.llm, vocabulary.ids), table)
-    with progress("train", config.epochs, "epochs") as advance:
-        for _ in range(config.epochs):
-            trainer.run_epoch()
-            advance(1)
-    return Base(trainer, vocabulary)
+    return teach(bench, "words", examples, vocabulary, config, table=table)
 
 
-def judged(bench: Bench, base: Base, sets: Sets, name: str, table: torch.Tensor) -> list[Figure]:
+def judged(bench: Bench, base: Taught, sets: Sets, name: str, table: torch.Tensor) -> list[Figure]:
     """One base's figures."""
     full = Vocabulary(tuple(range(len(table))))
-    told = [plain(f"train_seconds_{name}", base.trainer.seconds, "s", note=f"{len(base.vocabulary)} rows")]
+    told = [plain(f"train_seconds_{name}", base.seconds, "s", note=f"{len(base.vocabulary)} rows")]
     for which, items in (("known", sets.known), ("unseen", sets.unseen)):
         for rows, vocabulary in (
             ("own_rows", base.vocabulary),
@@ -170,13 +158,13 @@ def judged(bench: Bench, base: Base, sets: Sets, name: str, table: torch.Tensor)
 
 def _errors(
     bench: Bench,
-    base: Base,
+    base: Taught,
     vocabulary: Vocabulary,
     items: Sequence[LabelledUtterance],
     link: EmbedLink,
     words: ListedWords | None = None,
 ) -> tuple[ErrorCounts, list[str]]:
     frames = [torch.from_numpy(item.frames.astype(np.float32)) for item in items]
-    outputs = read_out_all(base.trainer.bridge, link, frames, words=words)
+    outputs = read_out_all(base.bridge, link, frames, words=words)
     texts = [vocabulary.text_of(bench.tokenizer, output.rows) for output in outputs]
     return word_errors([item.text for item in items], texts), texts

@@ -121,7 +121,7 @@ class DemoUser:
 def plans() -> dict[str, list[DemoUser]]:
     """All demo cohorts, in the order in which their sentences are drawn: later ones avoid the earlier ones' sentences."""
     taken: set[str] = set()
-    made = {"base-synthetic": _plan_users("base-synthetic", _base_voices(), BASE_RULES, taken)}
+    made = {"base-synthetic": _plan_users("base-synthetic", base_voices(), BASE_RULES, taken)}
     known = frozenset(word for sentence in taken for word in sentence.split())
     for cohort, voices in USER_VOICES.items():
         untold = UNTOLD_SHARE if cohort == "far-accents" else 0
@@ -129,7 +129,7 @@ def plans() -> dict[str, list[DemoUser]]:
     return made
 
 
-def _base_voices() -> dict[str, Voice]:
+def base_voices() -> dict[str, Voice]:
     """BASE_VOICES with rates from 145 to 235 words a minute and pitches spread evenly but not in step."""
     count = len(BASE_VOICES)
     voices = {}
