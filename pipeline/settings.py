@@ -56,7 +56,7 @@ class Features(Frozen):
 
 
 class PseudoLabels(Frozen):
-    """The pseudo_labels stage."""
+    """The pseudo_labels stage, and what second_labels makes of it with the base adapter as a second teacher."""
 
     untold_only: list[str] = []
     workers: Positive = 2
@@ -64,6 +64,18 @@ class PseudoLabels(Frozen):
     min_confidence: Share = 0.6
     max_no_speech: Share = 0.6
     max_words_per_second: Annotated[float, Field(gt=0.0)] = 6.0
+    agreement: bool = True
+    adapter_alone: Share | None = 0.95
+    whisper_alone: Share | None = None
+
+    @model_validator(mode="after")
+    def _alone_needs_two(self) -> PseudoLabels:
+        if not self.agreement and self.whisper_alone is not None:
+            raise ValueError(
+                f"whisper_alone is {self.whisper_alone:g} without agreement, under which min_confidence decides alone: set "
+                "agreement to true, or whisper_alone to null"
+            )
+        return self
 
 
 class Alignment(Frozen):

@@ -83,12 +83,13 @@ def build(folder: Path, cohorts: Mapping[str, Mapping[str, float]] | None = None
 
 
 def compute(project: Project) -> None:
-    """The stages ``personalize`` and ``evaluate`` of every cohort, their workers in this process."""
-    from pipeline.runs import evaluate, personalize
+    """The stages from ``second_labels`` to ``evaluate`` of every cohort, their workers in this process."""
+    from pipeline.runs import evaluate, over_shards, personalize, second_labels
 
     context = context_of(project, Away())
-    with _in_this_process(personalize, evaluate):
+    with _in_this_process(over_shards, personalize, evaluate):
         for cohort in context.settings.personal_cohorts:
+            second_labels.run(context, cohort)
             personalize.run(context, cohort)
             evaluate.run(context, cohort)
             judge_guard(project, cohort=cohort)
@@ -245,15 +246,16 @@ def another_base(project: Project) -> None:
 
 
 def relabel(project: Project, utterance: str, **changes: Any) -> None:
-    """Change one utterance's label."""
+    """Change one utterance's label, as both stages that write labels would."""
     import pyarrow as pa
 
     from stages.schema import LABELS, read_table, write_table
 
-    rows = read_table(project.labels("home"), LABELS).to_pylist()
-    [row] = [row for row in rows if row["utterance"] == utterance]
-    row.update(changes)
-    write_table(pa.Table.from_pylist(rows, LABELS), project.labels("home"))
+    for path in (project.labels("home"), project.second_labels("home")):
+        rows = read_table(path, LABELS).to_pylist()
+        [row] = [row for row in rows if row["utterance"] == utterance]
+        row.update(changes)
+        write_table(pa.Table.from_pylist(rows, LABELS), path)
 
 
 def withhold(project: Project, utterance: str) -> None:

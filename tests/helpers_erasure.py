@@ -37,6 +37,7 @@ COHORTS = {
     "solo": {SLUG: 4},
 }
 ENCODER_WIDTH = 12
+TEACHER = "embedlink@0123456789abcdef"
 
 
 @dataclass(frozen=True)
@@ -166,8 +167,14 @@ def transcript_key(project: Project, digest: str) -> str:
     return transcripts_key(digest, settings.models.transcriber, settings.pseudo_labels.beam_size, True)
 
 
+def read_key(project: Project, digest: str) -> str:
+    from stages.second_labels import read_outs_key
+
+    return read_outs_key(TEACHER, feature_key(project, digest))
+
+
 def write_artifacts(project: Project, cohort: str) -> None:
-    """Features, transcripts and labels of every shard, an adapter and an evaluation of every user."""
+    """Features, what both teachers heard and labels of every shard, an adapter and an evaluation of every user."""
     import pyarrow as pa
 
     from pipeline.runs.evaluate import figures_alone
@@ -176,7 +183,7 @@ def write_artifacts(project: Project, cohort: str) -> None:
     from stages.features import features_path, write_shard_features
     from stages.models.identity import read_identity
     from stages.pseudo_labels import TRANSCRIPTS, Rules, label_table
-    from stages.schema import FEATURES, write_table
+    from stages.schema import FEATURES, READ_OUTS, write_table
     from stages.shards import Problem, iter_shard, list_shards
 
     identity = str(read_identity(project.encoder))
@@ -223,8 +230,16 @@ def write_artifacts(project: Project, cohort: str) -> None:
         transcripts = project.transcripts(cohort) / path.name
         write_table(pa.Table.from_pylist(heard, TRANSCRIPTS), transcripts, {"key": transcript_key(project, digest)})
         labels.append(label_table(shard, transcripts, Rules()))
+        read = [
+            {"utterance": row["utterance"], "audio_sha256": row["audio_sha256"], "text": WORDS, "score": 0.5}
+            for row, item in zip(rows, iter_shard(shard), strict=True)
+            if item.text is None and item.user == SLUG
+        ]
+        meta = {"key": read_key(project, digest), "teacher": TEACHER}
+        write_table(pa.Table.from_pylist(read, READ_OUTS), project.read_outs(cohort) / path.name, meta)
     table = pa.concat_tables(labels).sort_by("utterance")
     write_table(table, project.labels(cohort))
+    write_table(table, project.second_labels(cohort))
     by_user: dict[str, list[str]] = {}
     for row in table.to_pylist():
         by_user.setdefault(row["user"], []).append(row["utterance"])

@@ -209,13 +209,17 @@ def prepare(context: Context) -> tuple[Any, dict[str, Any]]:
 
 
 def load_labelled(context: Context, cohorts: list[str], read_features: Any, use: str = "personal") -> list[Any]:
-    """Every utterance of ``cohorts`` with features and an accepted label that the user's consent allows for ``use``."""
+    """Every utterance of ``cohorts`` with features and an accepted label that the user's consent allows for ``use``.
+
+    The base learns from the first labels, as it is the second teacher itself; personal adapters from the second ones.
+    """
     from stages.examples import join
     from stages.schema import LABELS, read_table
 
     found = []
     for cohort in cohorts:
-        labels = read_table(context.project.labels(cohort), LABELS)
+        path = context.project.labels(cohort) if use == "base" else context.project.second_labels(cohort)
+        labels = read_table(path, LABELS)
         found += join(read_features(context.project.features(cohort)), labels, use)
     return found
 

@@ -52,6 +52,12 @@ def test_every_setting_of_the_model_stands_in_params_yaml() -> None:
         ({"alignment__method": "qformer"}, "by `make bench AREA=methods` alone; the stages train embedlink"),
         ({"alignment__method": "magic"}, "compares it with projector, projector-lora, projector-kl, qformer, ctc-only"),
         ({"alignment__method": 3}, "alignment.method"),
+        ({"pseudo_labels__adapter_alone": 1.5}, "less than or equal to 1"),
+        ({"pseudo_labels__agreement": "both"}, "pseudo_labels.agreement"),
+        (
+            {"pseudo_labels__agreement": False, "pseudo_labels__whisper_alone": 0.9},
+            "whisper_alone is 0.9 without agree",
+        ),
         ({"base_cohorts": ["elsewhere"]}, "elsewhere"),
         ({"cohorts": ["Bad Name"]}, "not a cohort name"),
         ({"tracking": None}, "tracking"),
