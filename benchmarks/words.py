@@ -28,7 +28,7 @@ from benchmarks.record import FOLDER, Figure, plain, write_area
 from pipeline.progress import progress
 from stages.alignment.embedlink import EmbedLink
 from stages.alignment.metrics import ErrorCounts, word_errors
-from stages.alignment.pieces import cut_text, listen_for, rows_of, short_pieces, with_short_pieces
+from stages.alignment.pieces import cuts_of, listen_for, short_pieces, with_short_pieces
 from stages.alignment.spotting import ListedWords
 from stages.alignment.trainer import TrainConfig, Trainer, read_out_all
 from stages.alignment.vocabulary import Vocabulary
@@ -37,7 +37,6 @@ from stages.models.llm import embedding_rows
 
 SAMPLED_ROWS = 512
 CUT_SHARE = 0.3
-CUTS = 4
 BOOSTS = (0.5, 1.0, 2.0)
 CONTROL_EVERY = 2  # requests of the assistant benchmark: one of two
 
@@ -113,8 +112,8 @@ def teach(
             replace(
                 example,
                 cuts=tuple(
-                    torch.tensor(rows_of(vocabulary, cut_text(bench.tokenizer, example.text, pieces, CUT_SHARE, draw)))
-                    for _ in range(CUTS)
+                    torch.tensor(cut)
+                    for cut in cuts_of(bench.tokenizer, vocabulary, example.text, pieces, CUT_SHARE, draw)
                 ),
             )
             for example in examples

@@ -89,6 +89,8 @@ class Alignment(Frozen):
     dropout: Share = 0.1
     scale: Annotated[float, Field(gt=0.0, le=1000.0)] = 10.0
     embedding_weight: Annotated[float, Field(ge=0.0)] = 0.1
+    sampled_rows: Annotated[int, Field(ge=0)] = 0
+    cut_words: Share = 0.0
 
     @field_validator("method", mode="before")
     @classmethod
@@ -121,6 +123,7 @@ class Base(Frozen):
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     dev_users: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
     seed: int = 0
+    rounds: Annotated[int, Field(ge=1, le=5)] = 1
     workers: Positive = 1
     exchange_steps: Positive = 8
     exchange_density: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
@@ -227,6 +230,11 @@ class Settings(Frozen):
             unknown = [name for name in getattr(self, key) if name not in self.cohorts]
             if unknown:
                 raise ValueError(f"{key} names {', '.join(unknown)}, which cohorts does not list")
+        if self.base.rounds > 1 and not self.pseudo_labels.agreement:
+            raise ValueError(
+                f"base.rounds is {self.base.rounds} without pseudo_labels.agreement: with one teacher the next round would "
+                "learn the same. Set agreement to true, or rounds to 1"
+            )
         blocks, layers = self.personalize.trainable_blocks, self.alignment.layers
         if blocks > layers:
             raise ValueError(

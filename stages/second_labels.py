@@ -63,13 +63,12 @@ class AdapterTeacher:
                 f"{base_folder}: made for the LLM {record.llm}, but {llm_folder} holds {found}. Run `dvc repro base` to train "
                 "it for this LLM."
             )
-        tokenizer = load_tokenizer(llm_folder)
         return cls(
             f"{record.method}@{record.weights_sha256[:16]}",
             bridge.config,
             {name: value.detach().numpy() for name, value in bridge.state_dict().items()},
             embedding_rows(llm_folder, vocabulary.ids).numpy(),
-            [tokenizer.decode([token]) for token in vocabulary.ids],
+            vocabulary.strings(load_tokenizer(llm_folder)),
         )
 
 

@@ -34,6 +34,7 @@ def train_config(settings: Settings) -> TrainConfig:
         weight_decay=chosen.weight_decay,
         embedding_weight=settings.alignment.embedding_weight,
         seed=chosen.seed,
+        sampled_rows=settings.alignment.sampled_rows,
     )
 
 
