@@ -30,7 +30,7 @@ from benchmarks.taught import Taught, teach
 from benchmarks.words_spelled import Sets
 from stages.alignment.embedlink import EmbedLink
 from stages.alignment.metrics import ErrorCounts, word_errors
-from stages.alignment.pieces import cut_text, listen_for, rows_of, short_pieces, with_short_pieces
+from stages.alignment.pieces import cuts_of, listen_for, short_pieces, with_short_pieces
 from stages.alignment.spotting import ListedWords
 from stages.alignment.trainer import TrainConfig, read_out_all
 from stages.alignment.vocabulary import Vocabulary
@@ -39,7 +39,6 @@ from stages.models.llm import embedding_rows
 
 SAMPLED_ROWS = 512
 CUT_SHARE = 0.3
-CUTS = 4
 BOOSTS = (0.5, 1.0, 2.0)
 MORE = (("sampled", SAMPLED_ROWS, False), ("pieces", SAMPLED_ROWS, True))
 """Name, rows sampled, and whether words are cut."""
@@ -106,8 +105,8 @@ def teach_words(
             replace(
                 example,
                 cuts=tuple(
-                    torch.tensor(rows_of(vocabulary, cut_text(bench.tokenizer, example.text, pieces, CUT_SHARE, draw)))
-                    for _ in range(CUTS)
+                    torch.tensor(cut)
+                    for cut in cuts_of(bench.tokenizer, vocabulary, example.text, pieces, CUT_SHARE, draw)
                 ),
             )
             for example in examples

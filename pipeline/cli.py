@@ -39,12 +39,13 @@ class Stage(str, Enum):
     pseudo_labels = "pseudo_labels"
     base_inputs = "base_inputs"
     base = "base"
+    second_labels = "second_labels"
     personalize = "personalize"
     evaluate = "evaluate"
     report = "report"
 
 
-OF_A_COHORT = {Stage.features, Stage.pseudo_labels, Stage.personalize, Stage.evaluate}
+OF_A_COHORT = {Stage.features, Stage.pseudo_labels, Stage.second_labels, Stage.personalize, Stage.evaluate}
 
 
 @app.command()

@@ -76,6 +76,14 @@ class Project:
     def labels(self, cohort: str) -> Path:
         return self.root / "artifacts" / "labels" / f"{cohort}.parquet"
 
+    def read_outs(self, cohort: str) -> Path:
+        """Folder of one Parquet file a shard: what the base adapter read where nobody transcribed, before any rule."""
+        return self.root / "artifacts" / "read_outs" / cohort
+
+    def second_labels(self, cohort: str) -> Path:
+        """The labels after the second teacher: what personal adapters learn from and are judged by."""
+        return self.root / "artifacts" / "second_labels" / f"{cohort}.parquet"
+
     def adapters(self, cohort: str) -> Path:
         """Folder of one folder a user."""
         return self.root / "artifacts" / "adapters" / cohort

@@ -56,7 +56,7 @@ class Features(Frozen):
 
 
 class PseudoLabels(Frozen):
-    """The pseudo_labels stage."""
+    """The pseudo_labels stage, and what second_labels makes of it with the base adapter as a second teacher."""
 
     untold_only: list[str] = []
     workers: Positive = 2
@@ -64,6 +64,18 @@ class PseudoLabels(Frozen):
     min_confidence: Share = 0.6
     max_no_speech: Share = 0.6
     max_words_per_second: Annotated[float, Field(gt=0.0)] = 6.0
+    agreement: bool = True
+    adapter_alone: Share | None = 0.95
+    whisper_alone: Share | None = None
+
+    @model_validator(mode="after")
+    def _alone_needs_two(self) -> PseudoLabels:
+        if not self.agreement and self.whisper_alone is not None:
+            raise ValueError(
+                f"whisper_alone is {self.whisper_alone:g} without agreement, under which min_confidence decides alone: set "
+                "agreement to true, or whisper_alone to null"
+            )
+        return self
 
 
 class Alignment(Frozen):
@@ -77,6 +89,8 @@ class Alignment(Frozen):
     dropout: Share = 0.1
     scale: Annotated[float, Field(gt=0.0, le=1000.0)] = 10.0
     embedding_weight: Annotated[float, Field(ge=0.0)] = 0.1
+    sampled_rows: Annotated[int, Field(ge=0)] = 0
+    cut_words: Share = 0.0
 
     @field_validator("method", mode="before")
     @classmethod
@@ -109,6 +123,7 @@ class Base(Frozen):
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
     dev_users: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
     seed: int = 0
+    rounds: Annotated[int, Field(ge=1, le=5)] = 1
     workers: Positive = 1
     exchange_steps: Positive = 8
     exchange_density: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
@@ -215,6 +230,11 @@ class Settings(Frozen):
             unknown = [name for name in getattr(self, key) if name not in self.cohorts]
             if unknown:
                 raise ValueError(f"{key} names {', '.join(unknown)}, which cohorts does not list")
+        if self.base.rounds > 1 and not self.pseudo_labels.agreement:
+            raise ValueError(
+                f"base.rounds is {self.base.rounds} without pseudo_labels.agreement: with one teacher the next round would "
+                "learn the same. Set agreement to true, or rounds to 1"
+            )
         blocks, layers = self.personalize.trainable_blocks, self.alignment.layers
         if blocks > layers:
             raise ValueError(

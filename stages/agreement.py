@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 
 from stages.alignment.metrics import word_errors
 
+WHISPER, ADAPTER = "whisper", "adapter"
+"""The pipeline's teachers, as rules and reasons call them."""
+
 
 @dataclass(frozen=True)
 class Heard:

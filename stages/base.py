@@ -28,6 +28,9 @@ class Corpus:
     frames: list[np.ndarray]  # (T, F) float16 each
     targets: list[np.ndarray]  # (N,) int64 each
     users: list[str] = field(default_factory=list)  # whose each is, where people are kept apart
+    cuts: list[list[np.ndarray]] = field(
+        default_factory=list
+    )  # other targets of each text, see Example.cuts; may be empty
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,13 @@ class BaseSetup:
     rows: np.ndarray  # (V, D) float32 rows of the embedding table
     tokens: list[str]  # the string of each row, with its leading space where it has one
     read_batch: int = READ_BATCH  # held-out utterances that are read out at once
+    table: np.ndarray | None = None  # (T, D) the LLM's whole table, where train.sampled_rows are drawn from it
+
+    def trainer(self) -> Trainer:
+        """One at random weights that follow from the seed."""
+        table = None if self.table is None else torch.from_numpy(self.table.astype(np.float32))
+        rows = torch.from_numpy(np.array(self.rows))
+        return Trainer(self.bridge, self.train, examples_of(self.training), rows, table)
 
 
 @dataclass(frozen=True)
@@ -56,10 +66,17 @@ class EpochResult:
 
 def examples_of(corpus: Corpus) -> list[Example]:
     """The corpus as tensors."""
+    all_cuts = corpus.cuts or [[] for _ in corpus.utterances]
     return [
-        Example(name, torch.from_numpy(frames.astype(np.float32)), torch.from_numpy(np.array(target)), text)
-        for name, text, frames, target in zip(
-            corpus.utterances, corpus.texts, corpus.frames, corpus.targets, strict=True
+        Example(
+            name,
+            torch.from_numpy(frames.astype(np.float32)),
+            torch.from_numpy(np.array(target)),
+            text,
+            tuple(torch.from_numpy(np.array(cut)) for cut in cuts),
+        )
+        for name, text, frames, target, cuts in zip(
+            corpus.utterances, corpus.texts, corpus.frames, corpus.targets, all_cuts, strict=True
         )
     ]
 
@@ -73,8 +90,7 @@ def run_epoch(setup: BaseSetup, state: dict[str, np.ndarray] | None, threads: in
     """Train one epoch from ``state`` (None: from the start) and measure on the held-out users."""
     if threads:
         torch.set_num_threads(threads)
-    rows = torch.from_numpy(np.array(setup.rows))
-    trainer = Trainer(setup.bridge, setup.train, examples_of(setup.training), rows)
+    trainer = setup.trainer()
     if state is not None:
         trainer.load_state({name: torch.from_numpy(np.array(value)) for name, value in state.items()})
     loss = trainer.run_epoch()

@@ -71,6 +71,7 @@ def _part(corpus: Corpus, part: set[str]) -> Corpus:
         [corpus.frames[place] for place in mine],
         [corpus.targets[place] for place in mine],
         [corpus.users[place] for place in mine],
+        [corpus.cuts[place] for place in mine] if corpus.cuts else [],
     )
 
 
@@ -81,9 +82,7 @@ class Worker:
         """``agreed``: the weights after ``done`` rounds, for one that is started again; its optimiser begins anew."""
         self._share = share
         train = share.setup.train
-        self._trainer = Trainer(
-            share.setup.bridge, train, examples_of(share.setup.training), torch.from_numpy(np.array(share.setup.rows))
-        )
+        self._trainer = share.setup.trainer()
         bridge = self._trainer.bridge
         bridge.frame_mean.copy_(torch.from_numpy(np.array(share.frame_mean)))
         if agreed is not None:

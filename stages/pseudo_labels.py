@@ -40,6 +40,9 @@ TRANSCRIPTS = pa.schema(
 MAX_DURATION_S = 30.0
 """Whisper's window. A longer recording is no utterance: it is refused before it is decoded."""
 
+UNSURE, REPETITION, TOO_FAST = "unsure", "repetition", "too fast"
+"""Kinds of reasons, before the colon, that concern the transcriber's text alone: another teacher may know better."""
+
 MAX_COMPRESSION = 2.4  # faster-whisper's own threshold for a looping decoder
 
 
@@ -227,12 +230,12 @@ def _rejection(spoken: str, confidence: float, heard: dict[str, Any] | None, dur
     if heard["no_speech"] > rules.max_no_speech:
         return f"no speech: probability {heard['no_speech']:.2f}, at most {rules.max_no_speech:g} is accepted"
     if confidence < rules.min_confidence:
-        return f"unsure: mean token probability {confidence:.2f}, at least {rules.min_confidence:g} is needed"
+        return f"{UNSURE}: mean token probability {confidence:.2f}, at least {rules.min_confidence:g} is needed"
     if heard["compression"] > rules.max_compression:
         return (
-            f"repetition: compression ratio {heard['compression']:.1f}, at most {rules.max_compression:g} is accepted"
+            f"{REPETITION}: compression ratio {heard['compression']:.1f}, at most {rules.max_compression:g} is accepted"
         )
     rate = len(spoken.split()) / max(duration_s, 0.1)
     if rate > rules.max_words_per_second:
-        return f"too fast: {rate:.1f} words a second, at most {rules.max_words_per_second:g} are spoken"
+        return f"{TOO_FAST}: {rate:.1f} words a second, at most {rules.max_words_per_second:g} are spoken"
     return ""

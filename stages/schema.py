@@ -72,6 +72,16 @@ LABELS = pa.schema(
     ]
 )
 
+READ_OUTS = pa.schema(
+    [
+        ("utterance", pa.string()),
+        ("audio_sha256", pa.string()),
+        ("text", pa.string()),  # what the base adapter read, in spoken form; empty where it heard nothing
+        ("score", pa.float64()),  # its confidence, 0 to 1
+    ]
+)
+"""What the second teacher read in a shard's utterances without a human transcript, before any rule."""
+
 
 def write_table(table: pa.Table, path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write a Parquet file, whole or not at all, with ``metadata`` in the file's key-value metadata."""

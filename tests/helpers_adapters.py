@@ -74,21 +74,22 @@ def build(folder: Path, cohorts: Mapping[str, Mapping[str, float]] | None = None
         personalize={**FAIR, "density": 0.05, "train_utterances": 16},
         evaluate={"llm_utterances": 0},
     )
-    _write_llm(project)
+    write_llm(project)
     for place, (cohort, speakers) in enumerate(cohorts.items()):
-        _write_cohort(project, cohort, speakers, 10 * place)
+        write_cohort(project, cohort, speakers, 10 * place)
     _write_base(project)
     compute(project)
     return project
 
 
 def compute(project: Project) -> None:
-    """The stages ``personalize`` and ``evaluate`` of every cohort, their workers in this process."""
-    from pipeline.runs import evaluate, personalize
+    """The stages from ``second_labels`` to ``evaluate`` of every cohort, their workers in this process."""
+    from pipeline.runs import evaluate, over_shards, personalize, second_labels
 
     context = context_of(project, Away())
-    with _in_this_process(personalize, evaluate):
+    with in_this_process(over_shards, personalize, evaluate):
         for cohort in context.settings.personal_cohorts:
+            second_labels.run(context, cohort)
             personalize.run(context, cohort)
             evaluate.run(context, cohort)
             judge_guard(project, cohort=cohort)
@@ -105,7 +106,7 @@ def judge_guard(project: Project, wer: float = 0.1, cohort: str = "home") -> Non
 
 
 @contextmanager
-def _in_this_process(*modules: Any) -> Iterator[None]:
+def in_this_process(*modules: Any) -> Iterator[None]:
     node = NodeInfo("here", "virtual", "test", resources={"jetson": 1.0, "memory": 6e9})
 
     @contextmanager
@@ -131,7 +132,7 @@ def _in_this_process(*modules: Any) -> Iterator[None]:
         yield
 
 
-def _write_llm(project: Project) -> None:
+def write_llm(project: Project) -> None:
     """A tiny Llama whose tokens are whole words."""
     import tokenizers
     import torch
@@ -158,7 +159,7 @@ def _write_llm(project: Project) -> None:
     write_identity(project.llm, "tiny", "llama", CONFIG.llm_width, "model.embed_tokens.weight")
 
 
-def _write_cohort(project: Project, cohort: str, speakers: Mapping[str, float], first: int) -> None:
+def write_cohort(project: Project, cohort: str, speakers: Mapping[str, float], first: int) -> None:
     """Shards with their index and record, features and labels; ``first`` makes this cohort's sounds its own."""
     import pyarrow as pa
 
@@ -245,15 +246,16 @@ def another_base(project: Project) -> None:
 
 
 def relabel(project: Project, utterance: str, **changes: Any) -> None:
-    """Change one utterance's label."""
+    """Change one utterance's label, as both stages that write labels would."""
     import pyarrow as pa
 
     from stages.schema import LABELS, read_table, write_table
 
-    rows = read_table(project.labels("home"), LABELS).to_pylist()
-    [row] = [row for row in rows if row["utterance"] == utterance]
-    row.update(changes)
-    write_table(pa.Table.from_pylist(rows, LABELS), project.labels("home"))
+    for path in (project.labels("home"), project.second_labels("home")):
+        rows = read_table(path, LABELS).to_pylist()
+        [row] = [row for row in rows if row["utterance"] == utterance]
+        row.update(changes)
+        write_table(pa.Table.from_pylist(rows, LABELS), path)
 
 
 def withhold(project: Project, utterance: str) -> None:

@@ -37,6 +37,7 @@ COHORTS = {
     "solo": {SLUG: 4},
 }
 ENCODER_WIDTH = 12
+TEACHER = "embedlink@0123456789abcdef"
 
 
 @dataclass(frozen=True)
@@ -166,17 +167,21 @@ def transcript_key(project: Project, digest: str) -> str:
     return transcripts_key(digest, settings.models.transcriber, settings.pseudo_labels.beam_size, True)
 
 
-def write_artifacts(project: Project, cohort: str) -> None:
-    """Features, transcripts and labels of every shard, an adapter and an evaluation of every user."""
+def read_key(project: Project, digest: str) -> str:
+    from stages.second_labels import read_outs_key
+
+    return read_outs_key(TEACHER, feature_key(project, digest))
+
+
+def write_tables(project: Project, cohort: str) -> tuple[Any, dict[str, str]]:
+    """Features, what both teachers heard and labels of every shard; the labels, and {utterance: hash of its audio}."""
     import pyarrow as pa
 
-    from pipeline.runs.evaluate import figures_alone
-    from stages.alignment.adapter import read_record
-    from stages.atomic import sha256_file, write_json
+    from stages.atomic import sha256_file
     from stages.features import features_path, write_shard_features
     from stages.models.identity import read_identity
     from stages.pseudo_labels import TRANSCRIPTS, Rules, label_table
-    from stages.schema import FEATURES, write_table
+    from stages.schema import FEATURES, READ_OUTS, write_table
     from stages.shards import Problem, iter_shard, list_shards
 
     identity = str(read_identity(project.encoder))
@@ -223,8 +228,31 @@ def write_artifacts(project: Project, cohort: str) -> None:
         transcripts = project.transcripts(cohort) / path.name
         write_table(pa.Table.from_pylist(heard, TRANSCRIPTS), transcripts, {"key": transcript_key(project, digest)})
         labels.append(label_table(shard, transcripts, Rules()))
+        read = [
+            {
+                "utterance": item.utterance,
+                "audio_sha256": item.audio_sha256,
+                "text": WORDS if item.user == SLUG else "lights",
+                "score": 0.5,
+            }
+            for item in iter_shard(shard)
+            if item.text is None
+        ]
+        meta = {"key": read_key(project, digest), "teacher": TEACHER}
+        write_table(pa.Table.from_pylist(read, READ_OUTS), project.read_outs(cohort) / path.name, meta)
     table = pa.concat_tables(labels).sort_by("utterance")
     write_table(table, project.labels(cohort))
+    write_table(table, project.second_labels(cohort))
+    return table, audio
+
+
+def write_artifacts(project: Project, cohort: str) -> None:
+    """Tables of every shard, an adapter and an evaluation of every user."""
+    from pipeline.runs.evaluate import figures_alone
+    from stages.alignment.adapter import read_record
+    from stages.atomic import write_json
+
+    table, audio = write_tables(project, cohort)
     by_user: dict[str, list[str]] = {}
     for row in table.to_pylist():
         by_user.setdefault(row["user"], []).append(row["utterance"])

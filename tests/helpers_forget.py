@@ -27,6 +27,7 @@ from tests.helpers_erasure import (
     World,
     feature_key,
     params,
+    read_key,
     search,
     transcript_key,
     utterances_of,
@@ -215,7 +216,7 @@ def others(world: World) -> dict[str, dict[str, Any]]:
 
 
 def pending(world: World) -> list[Path]:
-    """Shards that the features and transcripts stages would compute."""
+    """Shards that the features, pseudo_labels and second_labels stages would compute."""
     from pipeline.runs.common import pending_shards
     from stages.shards import list_shards
 
@@ -226,6 +227,8 @@ def pending(world: World) -> list[Path]:
         heard = {shard: transcript_key(world.project, sha256_file(shard)) for shard in shards}
         todo += pending_shards(world.project.features(cohort), features)
         todo += pending_shards(world.project.transcripts(cohort), heard)
+        read = {shard: read_key(world.project, sha256_file(shard)) for shard in shards}
+        todo += pending_shards(world.project.read_outs(cohort), read)
     return todo
 
 

@@ -18,6 +18,8 @@ def paths_of(project: Project, name: str) -> list[Path]:
         project.features(name),
         project.transcripts(name),
         project.labels(name),
+        project.read_outs(name),
+        project.second_labels(name),
         project.adapters(name),
         project.evaluation(name),
         project.metrics(name),

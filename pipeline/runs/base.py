@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,35 @@ from pipeline.cluster.placement import Placement
 from pipeline.cluster.session import Session, connect
 from pipeline.cluster.work import Result, run_tasks
 from pipeline.progress import progress
+from pipeline.runs.base_checkpoint import Best, Curve, resume, save_checkpoint
+from pipeline.runs.base_rounds import Lesson, lesson_of, next_lesson
+from pipeline.runs.base_setup import Split, prepare, split_people
 from pipeline.runs.common import Context, Costs, log, tell_failures, worker_threads
 from pipeline.runs.recorded import figures_of, recorded, tell_load, timed_curve
 from pipeline.tracking.lineage import lineage_tags
-from stages.atomic import atomic_path, sha256_file, sha256_json
-from stages.errors import ClusterError, InputError
-
-Curve = dict[str, list[list[Any]]]
-"""loss: [epoch, loss]; dev_wer: [epoch, seconds of training, WER or None where nothing was judged]."""
+from stages.atomic import sha256_file, sha256_json
+from stages.errors import ClusterError
 
 BASE_VERSION = 1  # raise when the same inputs would train another adapter
 
 
 @dataclass
-class Best:
-    """The best epoch so far."""
+class Round:
+    """One training from random weights."""
 
-    wer: float | None = None
-    epoch: int = 0
-    state: dict[str, np.ndarray] | None = None
+    number: int
+    lesson: Lesson
+    setup: Any  # stages.base.BaseSetup
+    facts: dict[str, Any]
+    checkpoint: Path
+    curve: Curve = field(default_factory=lambda: {"loss": [], "dev_wer": []})
+    best: Best = field(default_factory=Best)
+    exchanged_bytes: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Of training."""
+        return float(self.curve["dev_wer"][-1][1])
 
 
 def run(context: Context) -> None:
@@ -42,38 +51,78 @@ def run(context: Context) -> None:
 
 
 def _run(context: Context, run: Any) -> None:
-    project, settings = context.project, context.settings
-    setup, facts = prepare(context)
-    key = sha256_json([BASE_VERSION, sha256_file(project.base_inputs), facts, settings.base.model_dump()])
-    checkpoint = project.private / "checkpoints" / f"base-{key[:16]}.safetensors"
-    epochs = settings.base.epochs
-    costs, best = Costs(), Best()
-    curve: Curve = {"loss": [], "dev_wer": []}
+    split = split_people(context)
+    one = _begin(context, split, lesson_of(split.training), 1)
     # MLflow's parameters cannot be taken back: they name no user, so that erasing one leaves this run as it is
-    told = {name: value for name, value in facts.items() if name not in ("vocabulary", "held_out_users")}
-    run.params({"base": settings.base.model_dump(), **told, "users_held_out": len(facts["held_out_users"])})
-    state = _resume(checkpoint, curve, best)
-    with connect(project, settings) as session, progress("base", epochs, "epochs") as advance:
-        setup, placement = _planned(setup, session, run)
-        exchanged = 0
+    told = {name: value for name, value in one.facts.items() if name not in ("vocabulary", "held_out_users")}
+    run.params({"base": context.settings.base.model_dump(), **told, "users_held_out": len(split.held_out)})
+    costs = Costs()
+    rounds: list[Round] = []
+    with connect(context.project, context.settings) as session:
+        while True:
+            _train(context, session, one, costs, run)
+            rounds.append(one)
+            if len(rounds) == context.settings.base.rounds:
+                break
+            assert one.best.state is not None  # at least one epoch ran: epochs >= 1 by the settings' check
+            lesson = next_lesson(context, session, one.setup, one.best.state, split, one.lesson, costs)
+            if lesson is None:
+                break
+            one = _begin(context, split, lesson, len(rounds) + 1)
+    _keep(context, rounds, costs, run)
+    for one in rounds:
+        one.checkpoint.unlink(missing_ok=True)
+
+
+def _begin(context: Context, split: Split, lesson: Lesson, number: int) -> Round:
+    """A round with its setup, nothing trained yet."""
+    setup, facts = prepare(context, split, lesson.training)
+    private, inputs = context.project.private, sha256_file(context.project.base_inputs)
+    key = sha256_json([BASE_VERSION, inputs, facts, context.settings.base.model_dump(), number, lesson.digest])
+    return Round(number, lesson, setup, facts, private / "checkpoints" / f"base-{key[:16]}.safetensors")
+
+
+def _train(context: Context, session: Session, one: Round, costs: Costs, run: Any) -> None:
+    """All epochs of a round, from its last checkpoint on; those of the rounds before stay until the last one is done."""
+    settings = context.settings
+    state = resume(one.checkpoint, one.curve, one.best)
+    name = "base" if one.number == 1 else f"base, round {one.number}"
+    with progress(name, settings.base.epochs, "epochs") as advance:
+        one.setup, placement = _planned(one.setup, session, run)
         if settings.base.workers > 1:
-            exchanged = _in_parallel(context, session, setup, placement, costs, curve, best, advance)
+            one.exchanged_bytes = _in_parallel(context, session, one, placement, costs, advance)
         else:
-            _by_epochs(context, session, setup, placement, (costs, run), (checkpoint, state), curve, best, advance)
-    metrics = {
-        "dev_wer": best.wer,
-        "epoch": best.epoch,
-        "train_seconds": curve["dev_wer"][-1][1],
-        "utterances": len(setup.training.utterances),
+            _by_epochs(context, session, one, state, placement, (costs, run), advance)
+
+
+def _keep(context: Context, rounds: list[Round], costs: Costs, run: Any) -> None:
+    """Write the best round's adapter, with what every round learned, and record the run."""
+    project, settings = context.project, context.settings
+    taken = best_round(rounds)
+    metrics: dict[str, Any] = {
+        "dev_wer": taken.best.wer,
+        "epoch": taken.best.epoch + (taken.number - 1) * settings.base.epochs,
+        "round": taken.number,
+        "rounds": [{"round": one.number, "dev_wer": one.best.wer, **one.lesson.told} for one in rounds],
+        "train_seconds": sum(one.seconds for one in rounds),
+        "utterances": len(taken.setup.training.utterances),
         "peak_rss_bytes": costs.peak_rss_bytes,
-        "bytes_exchanged": exchanged,
-        "curve": curve,
+        "bytes_exchanged": sum(one.exchanged_bytes for one in rounds),
+        "curve": whole_curve(rounds, settings.base.epochs),
     }
-    assert best.state is not None  # at least one epoch ran: epochs >= 1 by the settings' check
-    _write(context, setup, best.state, facts, metrics, costs)
+    if len(rounds) > 1:
+        wers = ", ".join(f"{one.number}: {one.best.wer:.3f}" for one in rounds if one.best.wer is not None)
+        log.info("base: round %d is taken, WER on held-out users by round %s", taken.number, wers or "unknown")
+    assert taken.best.state is not None
+    curve = metrics["curve"]
+    _write(context, taken.setup, taken.best.state, taken.facts, metrics, costs)
     # "dev_wer" is a curve whose last point need not be the best
-    run.metrics({name: value for name, value in metrics.items() if name not in ("curve", "dev_wer")})
-    run.metrics({"best_dev_wer": best.wer})
+    run.metrics({name: value for name, value in metrics.items() if name not in ("curve", "dev_wer", "rounds")})
+    run.metrics({"best_dev_wer": taken.best.wer})
+    for told in metrics["rounds"]:
+        numbers = {**told, **{f"rejected.{kind}": count for kind, count in told.get("rejected", {}).items()}}
+        of_round = {f"round_{told['round']}.{name}": value for name, value in numbers.items() if name != "round"}
+        run.metrics({name: value for name, value in of_round.items() if isinstance(value, (int, float))})
     timed = [(int(step), seconds, wer) for step, seconds, wer in curve["dev_wer"]]
     timed_curve(run, "dev_wer", timed)
     timed_curve(run, "loss", [(int(step), timed[place][1], loss) for place, (step, loss) in enumerate(curve["loss"])])
@@ -81,33 +130,47 @@ def _run(context: Context, run: Any) -> None:
     run.tags(costs.tags())
     _show_curve(context, metrics, run)
     run.adapter(project.base_adapter, "base", settings.features.padding_s)
-    checkpoint.unlink(missing_ok=True)
+
+
+def best_round(rounds: Sequence[Round]) -> Round:
+    """The round with the lowest WER on the held-out users; the latest of equals, and where nobody judges."""
+    return min(reversed(rounds), key=lambda one: 0.0 if one.best.wer is None else one.best.wer)
+
+
+def whole_curve(rounds: Sequence[Round], epochs: int) -> Curve:
+    """The curves of all rounds as one: epochs and seconds go on counting."""
+    whole: Curve = {"loss": [], "dev_wer": []}
+    seconds = 0.0
+    for one in rounds:
+        first = (one.number - 1) * epochs
+        whole["loss"] += [[first + epoch, loss] for epoch, loss in one.curve["loss"]]
+        whole["dev_wer"] += [[first + epoch, seconds + at, wer] for epoch, at, wer in one.curve["dev_wer"]]
+        seconds += one.seconds
+    return whole
 
 
 def _by_epochs(
     context: Context,
     session: Session,
-    setup: Any,
+    one: Round,
+    state: dict[str, np.ndarray] | None,
     placement: Placement,
     told: tuple[Costs, Any],
-    begun: tuple[Path, dict[str, np.ndarray] | None],
-    curve: Curve,
-    best: Best,
     advance: Callable[[int], None],
 ) -> None:
-    """One epoch after another on a device, from the last checkpoint on; fills ``curve`` and ``best``."""
+    """One epoch after another on a device, from the last checkpoint on."""
     from stages.base import run_epoch
 
-    (costs, run), (checkpoint, state) = told, begun
+    (costs, run), curve, best = told, one.curve, one.best
     advance(len(curve["loss"]))
     for _ in range(len(curve["loss"]), context.settings.base.epochs):
-        outcome = _one_epoch(session, context, run_epoch, (setup, state, worker_threads()), placement, costs, run)
+        outcome = _one_epoch(session, context, run_epoch, (one.setup, state, worker_threads()), placement, costs, run)
         state = outcome.state
         curve["loss"].append([outcome.epoch, outcome.loss])
         curve["dev_wer"].append([outcome.epoch, outcome.seconds, outcome.dev_wer])
         if best.wer is None or outcome.dev_wer is None or outcome.dev_wer < best.wer:
             best.wer, best.epoch, best.state = outcome.dev_wer, outcome.epoch, state
-        _save_checkpoint(checkpoint, outcome.state, curve, best)
+        save_checkpoint(one.checkpoint, outcome.state, curve, best)
         advance(1)
         _tell_epoch(outcome)
 
@@ -115,23 +178,21 @@ def _by_epochs(
 def _in_parallel(
     context: Context,
     session: Session,
-    setup: Any,
+    one: Round,
     placement: Placement,
     costs: Costs,
-    curve: Curve,
-    best: Best,
     advance: Callable[[int], None],
 ) -> int:
-    """All epochs on several devices; fills ``curve`` and ``best``, gives the bytes that crossed the network as updates."""
+    """All epochs on several devices; gives the bytes that crossed the network as updates."""
     from pipeline.runs.base_parallel import train_base
 
     settings = context.settings
     retries = settings.ray.task_retries
-    found = train_base(session, setup, settings.base, placement, costs, retries=retries, advance=advance)
+    found = train_base(session, one.setup, settings.base, placement, costs, retries=retries, advance=advance)
     for epoch, seconds, loss in found.losses:
-        curve["loss"].append([epoch, loss])
-        curve["dev_wer"].append([epoch, seconds, None if epoch < settings.base.epochs else found.dev_wer])
-    best.wer, best.epoch, best.state = found.dev_wer, settings.base.epochs, found.state
+        one.curve["loss"].append([epoch, loss])
+        one.curve["dev_wer"].append([epoch, seconds, None if epoch < settings.base.epochs else found.dev_wer])
+    one.best.wer, one.best.epoch, one.best.state = found.dev_wer, settings.base.epochs, found.state
     return found.sent_bytes
 
 
@@ -139,7 +200,17 @@ def _planned(setup: Any, session: Session, run: Any) -> tuple[Any, Placement]:
     """The setup with batches that fit into a device's memory, and what it asks of one. Raises ClusterError where none does."""
     from pipeline.runs.memory import plan_all, work_of
 
-    work = work_of("base", setup.bridge, setup.train.batch_size, setup.rows, setup.training, setup.held_out)
+    table = 0 if setup.table is None else len(setup.table)
+    work = work_of(
+        "base",
+        setup.bridge,
+        setup.train.batch_size,
+        setup.rows,
+        setup.training,
+        setup.held_out,
+        drawn_rows=setup.train.sampled_rows,
+        table_rows=table,
+    )
     [plan], placement = plan_all([work], session.nodes())
     if isinstance(plan, ClusterError):
         raise ClusterError(f"base: {plan}")
@@ -156,82 +227,6 @@ def _show_curve(context: Context, metrics: dict[str, Any], run: Any) -> None:
         path = folder / "base_curve.png"
         if draw_base_curve({"metrics": metrics}, path):
             run.artifact(path, "figures")
-
-
-def prepare(context: Context) -> tuple[Any, dict[str, Any]]:
-    """The setup of the training and the facts that it stands on. Raises InputError where there is nothing to learn."""
-    from pipeline.runs.configs import bridge_config, train_config
-    from stages.alignment.splits import hold_out_users
-    from stages.alignment.vocabulary import Vocabulary
-    from stages.base import BaseSetup
-    from stages.features import read_features
-    from stages.models.identity import read_identity
-    from stages.models.llm import embedding_rows, load_tokenizer
-
-    project, settings = context.project, context.settings
-    encoder, llm = read_identity(project.encoder), read_identity(project.llm)
-    tokenizer = load_tokenizer(project.llm)
-    labelled = load_labelled(context, settings.base_cohorts, read_features, use="base")
-    if not labelled:
-        raise InputError("base: no utterance of the base cohorts has both features and an accepted label")
-    users = {f"{item.cohort}/{item.user}" for item in labelled}
-    held_out = hold_out_users(users, settings.base.dev_users, settings.base.seed)
-    training = [item for item in labelled if f"{item.cohort}/{item.user}" not in held_out]
-    # rows come from the training texts alone: a word that only held-out users say counts as an error, as it would in use
-    vocabulary = Vocabulary.of_texts(tokenizer, [item.text for item in training])
-    known = set(vocabulary.ids)
-    dev = [item for item in labelled if f"{item.cohort}/{item.user}" in held_out]
-    setup = BaseSetup(
-        bridge=bridge_config(settings, encoder.width, llm.width),
-        train=train_config(settings),
-        training=corpus_of(training, vocabulary, tokenizer),
-        held_out=corpus_of(dev, vocabulary, tokenizer, with_targets=False),
-        rows=embedding_rows(project.llm, vocabulary.ids).numpy(),
-        tokens=[tokenizer.decode([token]) for token in vocabulary.ids],
-    )
-    facts = {
-        "encoder": str(encoder),
-        "llm": str(llm),
-        "vocabulary_size": len(known),
-        "training_users": len(users) - len(held_out),
-        "held_out_users": sorted(held_out),
-        "alignment": settings.alignment.model_dump(),
-    }
-    log.info(
-        "base: %d utterances of %d users train, %d of %d users judge, %d rows of the embedding table",
-        len(training),
-        len(users) - len(held_out),
-        len(dev),
-        len(held_out),
-        len(vocabulary),
-    )
-    return setup, {**facts, "vocabulary": list(vocabulary.ids)}
-
-
-def load_labelled(context: Context, cohorts: list[str], read_features: Any, use: str = "personal") -> list[Any]:
-    """Every utterance of ``cohorts`` with features and an accepted label that the user's consent allows for ``use``."""
-    from stages.examples import join
-    from stages.schema import LABELS, read_table
-
-    found = []
-    for cohort in cohorts:
-        labels = read_table(context.project.labels(cohort), LABELS)
-        found += join(read_features(context.project.features(cohort)), labels, use)
-    return found
-
-
-def corpus_of(items: list[Any], vocabulary: Any, tokenizer: Any, with_targets: bool = True) -> Any:
-    """Labelled utterances as arrays for a worker; without targets where they only judge."""
-    from stages.base import Corpus
-
-    empty = np.zeros(0, dtype=np.int64)
-    return Corpus(
-        [item.utterance for item in items],
-        [item.text for item in items],
-        [item.frames for item in items],
-        [vocabulary.rows_of(tokenizer, item.text).numpy() if with_targets else empty for item in items],
-        [f"{item.cohort}/{item.user}" for item in items],
-    )
 
 
 def _one_epoch(
@@ -266,42 +261,6 @@ def _one_epoch(
 def _tell_epoch(outcome: Any) -> None:
     wer = "" if outcome.dev_wer is None else f", WER on held-out users {outcome.dev_wer:.3f}"
     log.info("base: epoch %d, loss %.3f%s, %.0f s of training", outcome.epoch, outcome.loss, wer, outcome.seconds)
-
-
-def _save_checkpoint(path: Path, state: dict[str, np.ndarray], curve: Curve, best: Best) -> None:
-    import json
-
-    from safetensors.numpy import save_file
-
-    tensors = {f"state.{name}": value for name, value in state.items()}
-    if best.epoch != len(curve["loss"]) and best.state is not None:
-        tensors |= {f"best.{name}": value for name, value in best.state.items() if name.startswith("bridge.")}
-    note = json.dumps({"curve": curve, "wer": best.wer, "epoch": best.epoch})
-    with atomic_path(path) as temporary:
-        save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, temporary, {"note": note})
-
-
-def _resume(path: Path, curve: Curve, best: Best) -> dict[str, np.ndarray] | None:
-    """The last checkpoint's state; fills ``curve`` and ``best``. None where there is none that can be read."""
-    import json
-
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        return None
-    try:
-        with safe_open(path, "numpy") as file:
-            note = json.loads(file.metadata()["note"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping: keys() is its API)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        logging.getLogger("edgealign").warning("base: %s cannot be read (%s): starting over", path, error)
-        return None
-    state = {name[6:]: value for name, value in tensors.items() if name.startswith("state.")}
-    kept = {name[5:]: value for name, value in tensors.items() if name.startswith("best.")}
-    curve.update(note["curve"])
-    best.wer, best.epoch, best.state = note["wer"], note["epoch"], kept or state
-    log.info("base: going on after epoch %d", len(curve["loss"]))
-    return state
 
 
 def _write(

@@ -1,7 +1,8 @@
 """The ``base_inputs`` stage: which features and labels train the base, by hash.
 
 DVC cannot take a list from ``params.yaml`` as dependencies. This manifest stands between: adding a cohort runs it again
-(a second), but as long as the base cohorts are the same it stays the same, and the base is not trained again.
+(a second), but as long as the base cohorts are the same it stays the same, and the base is not trained again. Where
+the base takes more than one round it names the second teacher's rules as well.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def run(context: Context) -> None:
     with recorded(context, "base_inputs") as run:
         content = _write(context)
         run.params({"base_cohorts": context.settings.base_cohorts})
-        run.metrics({f"shards.{name}": len(item["features"]) for name, item in content.items()})
+        run.metrics({f"shards.{name}": len(content[name]["features"]) for name in context.settings.base_cohorts})
 
 
 def _write(context: Context) -> dict[str, Any]:
@@ -35,6 +36,10 @@ def _write(context: Context) -> dict[str, Any]:
             "features": {path.name: sha256_file(path) for path in files},
             "labels": sha256_file(project.labels(cohort)),
         }
-    write_json(project.base_inputs, content)
     log.info("base_inputs: %s", ", ".join(f"{name} ({len(item['features'])} shards)" for name, item in content.items()))
+    if settings.base.rounds > 1:
+        # only then do the second teacher's rules train the base: else turning them must not. No cohort can be called so
+        rules = settings.pseudo_labels
+        content["pseudo_labels"] = {"adapter_alone": rules.adapter_alone, "whisper_alone": rules.whisper_alone}
+    write_json(project.base_inputs, content)
     return content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.settings import Settings
+from stages.agreement import ADAPTER, WHISPER, AgreementRules
 from stages.alignment.bridgeformer import BridgeFormerConfig
 from stages.alignment.personal import PersonalConfig
 from stages.alignment.trainer import TrainConfig
@@ -33,7 +34,15 @@ def train_config(settings: Settings) -> TrainConfig:
         weight_decay=chosen.weight_decay,
         embedding_weight=settings.alignment.embedding_weight,
         seed=chosen.seed,
+        sampled_rows=settings.alignment.sampled_rows,
     )
+
+
+def agreement_rules(settings: Settings) -> AgreementRules:
+    """When two teachers' texts are a label."""
+    chosen = settings.pseudo_labels
+    alone = {WHISPER: chosen.whisper_alone, ADAPTER: chosen.adapter_alone}
+    return AgreementRules(alone={teacher: score for teacher, score in alone.items() if score is not None})
 
 
 def personal_config(settings: Settings) -> PersonalConfig:

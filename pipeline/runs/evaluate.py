@@ -11,7 +11,7 @@ from pipeline.cluster.session import connect
 from pipeline.cluster.shipping import Shipment, ship
 from pipeline.cluster.work import Result, run_actors
 from pipeline.progress import progress
-from pipeline.runs.base import load_labelled
+from pipeline.runs.base_setup import load_labelled
 from pipeline.runs.common import Context, Costs, log, tell_failures, worker_threads
 from pipeline.runs.recorded import figures_of, recorded
 from stages.atomic import sha256_bytes, sha256_json, write_json

@@ -33,13 +33,15 @@ def paths_read(project: Project, settings: Settings, stage: str, cohort: str) ->
         return [path for name in cohorts for path in (project.features(name), project.labels(name))]
 
     base, mine = [project.base_adapter], project.adapters(cohort)
+    learned = [*base, project.features(cohort), project.second_labels(cohort)]
     return {
         "features": [project.cohort(cohort), project.encoder],
         "pseudo_labels": [project.cohort(cohort)],
         "base_inputs": both(settings.base_cohorts),
         "base": [project.base_inputs, project.encoder, project.llm],
-        "personalize": [*base, *both([cohort])],
-        "evaluate": [*base, mine, *both([cohort]), project.llm],
+        "second_labels": [project.cohort(cohort), *base, *both([cohort]), project.llm],
+        "personalize": learned,
+        "evaluate": [*learned, mine, project.llm],
         "report": [*base, *map(project.evaluation, settings.personal_cohorts)],
     }.get(stage, [])
 

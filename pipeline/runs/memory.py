@@ -14,16 +14,32 @@ from stages.errors import ClusterError
 TRAINING = Placement(cpus=0, jetson=1)
 
 
-def work_of(kind: Kind, bridge: Any, batch_size: int, rows: Any, training: Any, held_out: Any = None) -> Work:
-    """One training by its sizes. ``training`` and ``held_out`` are ``stages.base.Corpus``, ``rows`` (V, D)."""
+def work_of(
+    kind: Kind,
+    bridge: Any,
+    batch_size: int,
+    rows: Any,
+    training: Any,
+    held_out: Any = None,
+    *,
+    drawn_rows: int = 0,
+    table_rows: int = 0,
+) -> Work:
+    """One training by its sizes. ``training`` and ``held_out`` are ``stages.base.Corpus``, ``rows`` (V, D).
+
+    ``drawn_rows``: of a table of ``table_rows``, that each step competes with besides.
+    """
+    all_cuts = training.cuts or [()] * len(training.targets)
     return Work(
         kind=kind,
         bridge=bridge,
         batch_size=batch_size,
         rows=len(rows),
+        drawn_rows=drawn_rows,
+        table_rows=table_rows,
         utterances=training.utterances,
         frames=[len(frames) for frames in training.frames],
-        tokens=[len(target) for target in training.targets],
+        tokens=[max(map(len, (target, *cuts))) for target, cuts in zip(training.targets, all_cuts, strict=True)],
         read=[len(frames) for frames in held_out.frames] if held_out is not None else (),
     )
 

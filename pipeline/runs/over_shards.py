@@ -1,4 +1,4 @@
-"""Work over a cohort's shards, one an actor at a time: what ``features`` and ``pseudo_labels`` share."""
+"""Work over a cohort's shards, one an actor at a time: what ``features``, ``pseudo_labels`` and ``second_labels`` share."""
 
 from __future__ import annotations
 
@@ -25,11 +25,13 @@ def over_shards(
     workers: int,
     keep: Callable[[Path, Any, list[Any]], None],
     run: Run,
+    total: int | None = None,
 ) -> None:
     """``worker(*loaded).work(shard, extra)`` for each shard, on any node; what it took goes to ``run``, by DESIGN's names.
 
     ``work`` gives (table, problems); ``keep(shard, table, problems)`` writes them here, one shard after the other. Problems are
-    told. Raises EdgealignError where no shard could be done.
+    told. ``total``: how many utterances are to be done, where the shards are no tars that tell. Raises EdgealignError where no
+    shard could be done.
     """
     costs = Costs()
 
@@ -42,7 +44,7 @@ def over_shards(
 
     with (
         connect(context.project, context.settings) as session,
-        progress(stage, count_utterances(todo), "utterances") as advance,
+        progress(stage, count_utterances(todo) if total is None else total, "utterances") as advance,
     ):
         failures = run_actors(
             session,

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.cluster.session import connect
 from pipeline.cluster.work import Failure, Result, run_tasks
 from pipeline.progress import progress
-from pipeline.runs.base import corpus_of, load_labelled
+from pipeline.runs.base_setup import corpus_of, load_labelled
 from pipeline.runs.common import Context, Costs, log, tell_failures, worker_threads
 from pipeline.runs.keys import personalize_key
 from pipeline.runs.recorded import figures_of, recorded, tell_load

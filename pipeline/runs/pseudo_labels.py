@@ -71,7 +71,7 @@ def _run(context: Context, cohort: str, run: Any) -> None:
     table = pa.concat_tables(tables) if tables else LABELS.empty_table()
     table = table.sort_by("utterance")
     write_table(table, context.project.labels(cohort))
-    _tell(cohort, table, run)
+    tell_labels(f"pseudo_labels@{cohort}", table, run)
 
 
 def _transcribe(
@@ -87,7 +87,8 @@ def _transcribe(
     over_shards(context, stage, todo, TranscriptWorker, loaded, told_too, settings.workers, keep, run)
 
 
-def _tell(cohort: str, table: Any, run: Any) -> None:
+def tell_labels(stage: str, table: Any, run: Any) -> None:
+    """How many labels of each kind there are, and why others were rejected: to the log and the run."""
     rows = table.select(["source", "accepted", "reason"]).to_pylist()
     human = sum(row["source"] == "human" and row["accepted"] for row in rows)
     pseudo = sum(row["source"] == "pseudo" and row["accepted"] for row in rows)
@@ -97,10 +98,11 @@ def _tell(cohort: str, table: Any, run: Any) -> None:
             reason = row["reason"].split(":")[0]
             reasons[reason] = reasons.get(reason, 0) + 1
     run.metrics({"human": human, "pseudo_accepted": pseudo, "rejected": sum(reasons.values())})
+    run.metrics({f"rejected.{reason.replace(' ', '_')}": count for reason, count in reasons.items()})
     run.tags({f"rejected.{reason}": count for reason, count in reasons.items()})
     log.info(
-        "pseudo_labels@%s: %d human, %d pseudo accepted, %d rejected%s",
-        cohort,
+        "%s: %d human, %d pseudo accepted, %d rejected%s",
+        stage,
         human,
         pseudo,
         sum(reasons.values()),

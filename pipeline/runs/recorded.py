@@ -20,7 +20,7 @@ from stages.flat import finite, flatten
 
 log = logging.getLogger("edgealign.tracking")
 
-ON_RAY = ("features", "pseudo_labels", "base", "personalize", "evaluate")
+ON_RAY = ("features", "pseudo_labels", "base", "second_labels", "personalize", "evaluate")
 NOT_A_RESULT = ("workers",)
 """Settings that no DVC stage lists, because results do not depend on them; a run tells them all the same."""
 

@@ -113,8 +113,8 @@ class Sources:
     def _labels(self, found: Cohort) -> None:
         from stages.schema import LABELS, read_table
 
-        columns = ["user", "utterance", "text", "source", "confidence", "accepted"]
-        rows = read_table(self._project.labels(found.name), LABELS, columns).to_pylist()
+        columns = ["user", "utterance", "text", "source", "confidence", "accepted", "teachers"]
+        rows = read_table(self._project.second_labels(found.name), LABELS, columns).to_pylist()
         found.labels = {(row["user"], row["utterance"]): row for row in rows}
 
     def _features(self, found: Cohort) -> None:

@@ -211,7 +211,7 @@ def candidates(project: Project, cohort: str) -> list[Candidate]:
     unread = _Unread()
     base_now = unread.read("base", lambda: read_record(project.base_adapter).weights_sha256) or ""
     judged = unread.read("judged", lambda: read_evaluation(project.evaluation(cohort))) or {}
-    labels = unread.read("labels", lambda: _labels(project.labels(cohort))) or {}
+    labels = unread.read("labels", lambda: _labels(project.second_labels(cohort))) or {}
     granted = unread.read("consent", lambda: _granted(project.cohort(cohort))) or set()
     erased = unread.read("erasure", lambda: adapters_to_retrain(project)) or {}
     tolerance = load_settings(project.root).promotion.guard_tolerance

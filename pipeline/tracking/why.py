@@ -132,14 +132,15 @@ class Walk:
             if label is None or not label["accepted"]:
                 rows.append({"utterance": name, "status": MISSING})
                 continue
-            status = TOLD  # a pseudo-label is what the transcriber heard
+            status = TOLD  # a pseudo-label is what the teachers heard
             if label["source"] == "human":
                 status = VERIFIED if there and there.said == label["text"] else BROKEN
-            rows.append(
-                {"utterance": name, "source": label["source"], "confidence": label["confidence"], "status": status}
-            )
+            row = {"utterance": name, "source": label["source"], "confidence": label["confidence"], "status": status}
+            if label["source"] != "human":
+                row["teachers"] = [one["name"] for one in label["teachers"] or []]
+            rows.append(row)
         if cohort.labels:
-            again = f"`dvc repro pseudo_labels@{record.cohort}`"
+            again = f"`dvc repro second_labels@{record.cohort}`"
             _say(
                 rows, problems, f"of the labels are not accepted or do not say what the recording's text does: {again}"
             )

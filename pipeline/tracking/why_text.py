@@ -95,7 +95,10 @@ def _recording(row: Mapping[str, Any]) -> str:
 
 
 def _label(row: Mapping[str, Any]) -> str:
-    return f"{row['source']}, confidence {row['confidence']:.2f}" if "source" in row else ""
+    if "source" not in row:
+        return ""
+    heard = f", heard by {', '.join(row['teachers'])}" if row.get("teachers") else ""
+    return f"{row['source']}, confidence {row['confidence']:.2f}{escape(heard)}"
 
 
 def _feature(row: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ PROCESS_BYTES = {"base": 800_000_000, "personal": 1_000_000_000}
 WEIGHT_COPIES = {"base": 20, "personal": 16}
 """Weights, gradients, AdamW's two moments, and the copies that come, go and are kept meanwhile."""
 ROW_COPIES = 4
+TABLE_BYTES = 6  # of each number: float16 as it comes, float32 as rows are drawn from it
 FRAME_BYTES = 6  # of each number of all frames: float16 as they come, float32 as they train
 MARGIN = 1.2  # what the allocator cannot use again
 FRAMES_PER_SECOND = 50
@@ -45,6 +46,8 @@ class Work:
     frames: Sequence[int]  # T of each utterance that trains
     tokens: Sequence[int]  # N of each
     read: Sequence[int] = ()  # T of each utterance that is read out between epochs
+    drawn_rows: int = 0  # of the LLM's whole table, that a step's scores compete with besides V
+    table_rows: int = 0  # of that table, where rows are drawn
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,11 @@ def plan_memory(work: Work, cap_bytes: int) -> MemoryPlan:
     standing = sum(parts.values())
     longest = max(range(len(work.frames)), key=lambda index: work.frames[index])
     one = step_bytes(
-        work.bridge, work.frames[longest], max(work.tokens), work.rows, dropout=work.kind == "base"
+        work.bridge,
+        work.frames[longest],
+        max(work.tokens),
+        work.rows + work.drawn_rows,
+        dropout=work.kind == "base",
     )  # as if the longest utterance had the longest text: a batch is padded to both
     reading = read_bytes(work.bridge, max(work.read), work.rows) if work.read else 0
     room = cap_bytes - standing
@@ -136,12 +143,15 @@ def plan_memory(work: Work, cap_bytes: int) -> MemoryPlan:
 
 def standing_bytes(work: Work) -> dict[str, int]:
     """What a training holds all the time, by what it is for."""
-    return {
+    told = {
         "the process": PROCESS_BYTES[work.kind],
         "weights, gradients and optimiser": FLOAT_BYTES * parameter_count(work.bridge) * WEIGHT_COPIES[work.kind],
-        "the vocabulary": FLOAT_BYTES * work.rows * work.bridge.llm_width * ROW_COPIES,
+        "the vocabulary": FLOAT_BYTES * (work.rows + work.drawn_rows) * work.bridge.llm_width * ROW_COPIES,
         "the frames of all utterances": FRAME_BYTES * (sum(work.frames) + sum(work.read)) * work.bridge.encoder_width,
     }
+    if work.table_rows:
+        told["the LLM's table, to draw rows from"] = TABLE_BYTES * work.table_rows * work.bridge.llm_width
+    return told
 
 
 def _refusal(work: Work, cap_bytes: int, parts: dict[str, int], longest: int, one: int, reading: int) -> str:

@@ -16,6 +16,8 @@ from stages.alignment.spotting import BOOST, ListedWords, listed_words
 from stages.alignment.vocabulary import Vocabulary, token_ids
 
 MAX_LETTERS = 2
+CUTS = 4
+"""Cuts of each text; an epoch learns from one of them."""
 
 
 def piece_text(tokenizer: Any, token: int) -> str:
@@ -60,6 +62,18 @@ def cut_text(
         cut = cut_word(word, pieces, generator) if len(word) > 1 and generator.random() < share else None
         found += cut or token_ids(tokenizer, word)
     return found
+
+
+def cuts_of(
+    tokenizer: Any,
+    vocabulary: Vocabulary,
+    text: str,
+    pieces: Mapping[str, int],
+    share: float,
+    generator: np.random.Generator,
+) -> list[list[int]]:
+    """Row indices of CUTS cuts of a text; raises KeyError for a piece outside the vocabulary."""
+    return [rows_of(vocabulary, cut_text(tokenizer, text, pieces, share, generator)) for _ in range(CUTS)]
 
 
 def with_short_pieces(vocabulary: Vocabulary, pieces: Mapping[str, int]) -> Vocabulary:

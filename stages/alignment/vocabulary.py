@@ -45,6 +45,19 @@ class Vocabulary:
         """(N,) row indices of a text; raises KeyError for a token outside the vocabulary (grow it first)."""
         return torch.tensor([self._places[token] for token in token_ids(tokenizer, text)], dtype=torch.long)
 
+    def strings(self, tokenizer: Any) -> list[str]:
+        """The string of each row as it stands after another one, so that joined strings spell a text.
+
+        Alone, some tokenizers decode a token that begins a word without its leading space.
+        """
+        before = tokenizer.decode([self.ids[0]]) if self.ids else ""
+        found = []
+        for token in self.ids:
+            both = tokenizer.decode([self.ids[0], token])
+            # a part of a character changes what stands before it: then nothing better is known than the token alone
+            found.append(both[len(before) :] if both.startswith(before) else tokenizer.decode([token]))
+        return found
+
     def text_of(self, tokenizer: Any, rows: Sequence[int]) -> str:
         """The text that a sequence of rows spells."""
         return " ".join(tokenizer.decode([self.ids[row] for row in rows]).split())

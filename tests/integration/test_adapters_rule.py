@@ -104,7 +104,7 @@ FAULTS: dict[str, tuple[Callable[[Project], Any], dict[str, list[str]]]] = {
         lambda p: withhold(p, first(p, "train")),
         {"ann": ["consent"], "bob": []},
     ),
-    "no labels": (lambda p: drop(p.labels("home")), {"ann": ["labels"], "bob": ["labels"]}),
+    "no labels": (lambda p: drop(p.second_labels("home")), {"ann": ["labels"], "bob": ["labels"]}),
     "no recordings": (lambda p: shutil.rmtree(p.cohort("home")), {"ann": ["consent"], "bob": ["consent"]}),
     "a person erased from whom it learned": (mark, {"ann": ["erasure"], "bob": []}),
     "nothing": (lambda p: None, {"ann": [], "bob": []}),

@@ -25,6 +25,8 @@ def test_every_trace_is_there_before(world: World, traces: Traces) -> None:
         "project/artifacts/features/home",
         "project/artifacts/transcripts",
         "project/artifacts/labels",
+        "project/artifacts/read_outs/home",
+        "project/artifacts/second_labels",
         "project/artifacts/adapters/base",
         f"project/artifacts/adapters/home/{SLUG}",
         "project/artifacts/evaluations",

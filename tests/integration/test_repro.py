@@ -10,11 +10,14 @@ import csv
 import json
 import re
 import sys
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from tests.helpers_checkout import SENTENCES, Checkout, check_that_all_tell_the_same, runs_of, speak
+
+OF_A_COHORT = ("features", "pseudo_labels", "second_labels", "personalize", "evaluate")
 
 pytestmark = [pytest.mark.integration, pytest.mark.models, pytest.mark.timeout(1500)]
 
@@ -27,6 +30,7 @@ def spoken_project(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     project = Checkout(tmp_path_factory.mktemp("repro") / "project")
     voices = {"ann": "en-us+f2", "bob": "en+m3", "cid": "en-us+m1", "dot": "en-gb-scotland+f4", "eve": "en-029+f1"}
     table = speak(project.folder.parent / "recordings", voices, SENTENCES)
+    untold(table, "ann-11.wav")
     # one more user, with one recording: too few for an adapter
     with table.open("a", encoding="utf-8", newline="") as file:
         csv.writer(file).writerow(("lone.wav", "lone", "stop"))
@@ -36,6 +40,14 @@ def spoken_project(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     return project
 
 
+def untold(table: Path, *names: str) -> None:
+    """Take the texts of these recordings out of their CSV."""
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = [(*row[:2], "") if row[0] in names else tuple(row) for row in csv.reader(file)]
+    with table.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
 def test_every_stage_runs_and_the_summary_has_its_metrics(spoken_project: Checkout) -> None:
     ran = spoken_project.repro()
     steps = [
@@ -43,6 +55,7 @@ def test_every_stage_runs_and_the_summary_has_its_metrics(spoken_project: Checko
         "pseudo_labels@home",
         "base_inputs",
         "base",
+        "second_labels@home",
         "personalize@home",
         "evaluate@home",
         "report",
@@ -73,6 +86,26 @@ def test_git_learns_the_figures_and_no_users_name(spoken_project: Checkout) -> N
     assert "lone" in shown.stdout
 
 
+def test_two_teachers_heard_what_nobody_transcribed(spoken_project: Checkout) -> None:
+    """A base of two epochs hears little: what counts is that it was asked, about that recording alone, and why it said no."""
+    artifacts = spoken_project.folder / "artifacts"
+    first, second = (
+        pq.read_table(artifacts / name / "home.parquet").to_pylist() for name in ("labels", "second_labels")
+    )
+    [row] = [row for row in second if row["source"] == "pseudo"]
+    assert [one["name"].partition("@")[0] for one in row["teachers"]] == ["faster-whisper", "embedlink"]
+    assert row["accepted"] or row["reason"].partition(":")[0] in ("unsure", "disputed")
+    assert [row for row in second if row["source"] == "human"] == [row for row in first if row["source"] == "human"]
+    read = [row for path in (artifacts / "read_outs" / "home").iterdir() for row in pq.read_table(path).to_pylist()]
+    assert [one["utterance"] for one in read] == [row["utterance"]]
+    assert read[0]["text"] == row["teachers"][1]["text"]
+    [run] = runs_of(spoken_project, "tags.stage = 'second_labels'")
+    assert {"human": len(second) - 1, "utterances_asked": 1}.items() <= run.data.metrics.items()
+    assert run.data.metrics["pseudo_accepted"] + run.data.metrics["rejected"] == 1
+    assert run.data.params["pseudo_labels.adapter_alone"] == "0.95"
+    assert "models/llm" in {item.dataset.name for item in run.inputs.dataset_inputs}
+
+
 def test_nothing_runs_again_when_nothing_changed(spoken_project: Checkout) -> None:
     assert spoken_project.repro() == []
 
@@ -85,7 +118,16 @@ def test_every_run_is_in_mlflow_with_its_lineage(spoken_project: Checkout) -> No
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], max_results=500)
     stages = {run.data.tags.get("stage") for run in runs}
-    assert {"models", "features", "pseudo_labels", "base", "personalize", "evaluate", "report"} <= stages
+    assert {
+        "models",
+        "features",
+        "pseudo_labels",
+        "base",
+        "second_labels",
+        "personalize",
+        "evaluate",
+        "report",
+    } <= stages
     assert {run.info.status for run in runs} == {"FINISHED"}
     [ann] = [r for r in runs if r.data.tags.get("user") == "ann" and r.data.tags["stage"] == "personalize"]
     assert ann.data.tags["device_kind"] == "virtual"
@@ -182,6 +224,7 @@ def test_two_experiments_are_two_runs_that_compare(spoken_project: Checkout) -> 
 
 def test_another_cohort_runs_just_its_own_stages(spoken_project: Checkout) -> None:
     table = speak(spoken_project.folder.parent / "more", {"fay": "en-us+f5"}, SENTENCES)
+    untold(table, "fay-11.wav")
     # a recording that is no audio is set aside, the others go in
     (table.parent / "broken.wav").write_text("not audio")
     with table.open("a", encoding="utf-8", newline="") as file:
@@ -190,7 +233,7 @@ def test_another_cohort_runs_just_its_own_stages(spoken_project: Checkout) -> No
     assert "broken.wav" in added.stdout + added.stderr
     before = (spoken_project.folder / "artifacts" / "adapters" / "base" / "adapter.json").read_bytes()
     ran = spoken_project.repro()
-    own = {f"{stage}@away" for stage in ("features", "pseudo_labels", "personalize", "evaluate")}
+    own = {f"{stage}@away" for stage in OF_A_COHORT}
     assert own | {"base_inputs", "report"} == set(ran)
     assert (spoken_project.folder / "artifacts" / "adapters" / "base" / "adapter.json").read_bytes() == before
     assert set(spoken_project.json("metrics/summary.json")["cohorts"]) == {"home", "away"}
@@ -201,22 +244,27 @@ def test_append_computes_only_the_new_shards_and_the_user_who_changed(spoken_pro
     folder = spoken_project.folder
     kept = {
         path: path.stat().st_mtime_ns
-        for pattern in ("data/cohorts/away/shard-*.tar", "artifacts/features/away/*", "artifacts/adapters/away/fay/*")
+        for pattern in (
+            *("data/cohorts/away/shard-*.tar", "artifacts/features/away/*", "artifacts/read_outs/away/*"),
+            "artifacts/adapters/away/fay/*",
+        )
         for path in folder.glob(pattern)
     }
     more = speak(folder.parent / "appended", {"gil": "en-us+m4"}, SENTENCES[:8])
+    untold(more, "gil-07.wav")
     spoken_project.edgealign("cohort", "append", "away", "--audio", str(more.parent))
     ran = spoken_project.repro()
-    own = {f"{stage}@away" for stage in ("features", "pseudo_labels", "personalize", "evaluate")}
+    own = {f"{stage}@away" for stage in OF_A_COHORT}
     assert own | {"base_inputs", "report"} == set(ran)
     for line in (
         "features@away: 1 of 2 shard(s) to do",
         "pseudo_labels@away: 1 of 2 shard(s) to transcribe",
+        "second_labels@away: 1 of 2 shard(s) to read",
         "personalize@away: 1 of 2 user(s) to train",
         "evaluate@away: 1 of 2 user(s) to judge",
     ):
         assert line in spoken_project.said
-    assert len(kept) >= 4
+    assert len(kept) >= 5
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     # the same recordings once more: nothing is new, so nothing runs
     again = spoken_project.edgealign("cohort", "append", "away", "--audio", str(more.parent))

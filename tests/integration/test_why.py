@@ -153,7 +153,7 @@ FAULTS: dict[str, tuple[Callable[[Project], Any], str]] = {
         lambda p: relabel(p, "ann-000", text="echo echo"),
         r"1 of 28 of the labels are not accepted or do not say",
     ),
-    "the labels are gone": (lambda p: p.labels("home").unlink(), r"home.parquet: not there"),
+    "the labels are gone": (lambda p: p.second_labels("home").unlink(), r"home.parquet: not there"),
     "the features are gone": (lambda p: shutil.rmtree(p.features("home")), r"holds no features"),
     "no evaluation": (lambda p: p.evaluation("home").unlink(), r""),
     "no store": (forget_run, r"no tracking store"),

@@ -27,6 +27,8 @@ def project(tmp_path: Path) -> Project:
             project.features(name) / "shard-00000.parquet",
             project.transcripts(name) / "shard-00000.parquet",
             project.labels(name),
+            project.read_outs(name) / "shard-00000.parquet",
+            project.second_labels(name),
             project.adapters(name) / user / "adapter.json",
             project.evaluation(name),
             project.metrics(name),

@@ -30,7 +30,18 @@ from stages.errors import EdgealignError, InputError
 from stages.schema import FEATURES, write_table
 from stages.shards import ShardItem, pack_shard
 from tests.helpers_cohorts import make_project
-from tests.helpers_erasure import SLUG, Traces, World, search, write_cohort
+from tests.helpers_erasure import (
+    SLUG,
+    TEACHER,
+    WORDS,
+    Traces,
+    World,
+    read_key,
+    search,
+    write_cohort,
+    write_models,
+    write_tables,
+)
 
 
 def person(slug: str = "may", **changes: Any) -> Person:
@@ -349,6 +360,36 @@ def test_a_project_without_dvc_and_mlflow_is_cleaned_too(tmp_path: Path, monkeyp
     assert set(read_index(project.cohort("home")).column("user").to_pylist()) == {"ann", "bob", "zoe"}
     with pytest.raises(InputError, match="in no cohort"):
         forget_user(project, SLUG, confirm=lambda question: True, tell=lambda line: None)
+
+
+def test_what_was_heard_of_the_person_goes_and_that_of_others_stays_valid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No reading is done again for the others: their rows stay, under the key of the shard as it is now."""
+    from stages.atomic import sha256_file
+    from stages.schema import LABELS, READ_OUTS, read_metadata, read_table
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    project = make_project(World(tmp_path).project.root)
+    write_models(project)
+    write_cohort(project, "home")
+    write_tables(project, "home")
+    params = project.root / "params.yaml"
+    content = params.read_text(encoding="utf-8").replace("cohorts: [", "cohorts: [home, ", 1)
+    params.write_text(content.replace("untold_only: [base-synthetic]", "untold_only: []"), encoding="utf-8")
+
+    def read() -> list[str]:
+        files = sorted(project.read_outs("home").iterdir())
+        return [row["text"] for path in files for row in read_table(path, READ_OUTS).to_pylist()]
+
+    assert sorted(read()) == ["lights", "lights", "lights", WORDS]
+    assert forget_user(project, SLUG, confirm=lambda question: True, tell=lambda line: None).left == []
+    assert read() == ["lights"] * 3
+    for shard in sorted(project.cohort("home").glob("shard-*.tar")):
+        meta = read_metadata(project.read_outs("home") / f"{shard.stem}.parquet")
+        assert meta == {"key": read_key(project, sha256_file(shard)), "teacher": TEACHER}
+    for path in (project.labels("home"), project.second_labels("home")):
+        assert {row["user"] for row in read_table(path, LABELS).to_pylist()} == {"ann", "bob", "zoe"}
 
 
 # --- pages with recordings in them ----------------------------------------------------------------------------------

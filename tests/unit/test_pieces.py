@@ -95,3 +95,27 @@ def test_rows_drawn_from_the_table_compete_and_follow_from_the_seed() -> None:
     assert len(first.link.rows) == 4
     with pytest.raises(ValueError, match="sampled_rows=20 are drawn from the LLM's table"):
         trainer(config)
+
+
+def test_a_base_learns_cuts_of_its_texts_and_keeps_them_where_people_are_parted() -> None:
+    from pipeline.runs.base_setup import with_cuts
+    from stages.base import Corpus, examples_of
+    from stages.base_parallel import _part
+
+    tokenizer = tiny_tokenizer()
+    pieces = short_pieces(tokenizer)
+    texts = ["go home", "stop"]
+    vocabulary = with_short_pieces(Vocabulary.of_texts(tokenizer, texts), pieces)
+    frames = [np.zeros((40, 4), dtype=np.float16)] * 2
+    targets = [vocabulary.rows_of(tokenizer, text).numpy() for text in texts]
+    corpus = with_cuts(
+        Corpus(["a", "b"], texts, frames, targets, ["ann", "bob"]), vocabulary, tokenizer, pieces, 1.0, 0
+    )
+    for example, text in zip(examples_of(corpus), texts, strict=True):
+        assert len(example.cuts) == 4
+        for cut in example.cuts:
+            spelled = "".join(vocabulary.strings(tokenizer)[row] for row in cut)
+            assert spelled.replace(" ", "") == text.replace(" ", "")
+    [bobs] = examples_of(_part(corpus, {"bob"}))
+    assert [cut.tolist() for cut in bobs.cuts] == [cut.tolist() for cut in corpus.cuts[1]]
+    assert examples_of(Corpus(["a"], ["stop"], frames[:1], targets[1:]))[0].cuts == ()

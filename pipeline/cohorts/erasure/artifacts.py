@@ -16,7 +16,7 @@ from pipeline.settings import Settings
 from stages.atomic import sha256_file, write_json
 from stages.errors import InputError
 from stages.pseudo_labels import TRANSCRIPTS
-from stages.schema import FEATURES, LABELS, read_metadata, read_table, write_table
+from stages.schema import FEATURES, LABELS, READ_OUTS, read_metadata, read_table, write_table
 
 
 def erase_artifacts(erasure: Erasure, settings: Settings, found: Iterable[str]) -> None:
@@ -45,9 +45,10 @@ def erase_artifacts(erasure: Erasure, settings: Settings, found: Iterable[str]) 
 
 
 def _erase_shard_tables(erasure: Erasure, settings: Settings, cohort: str, matcher: Matcher) -> None:
-    """Features and transcripts: the rows go, the others' stay valid for the shard as it is now."""
+    """Features and what teachers heard: the rows go, the others' stay valid for the shard as it is now."""
     from stages.features import features_key
     from stages.pseudo_labels import transcripts_key
+    from stages.second_labels import read_outs_key
 
     project = erasure.project
     pseudo, told_too = settings.pseudo_labels, cohort not in settings.pseudo_labels.untold_only
@@ -55,9 +56,10 @@ def _erase_shard_tables(erasure: Erasure, settings: Settings, cohort: str, match
         shard = project.cohort(cohort) / name
         features = project.features(cohort) / f"{shard.stem}.parquet"
         transcripts = project.transcripts(cohort) / f"{shard.stem}.parquet"
+        read_outs = project.read_outs(cohort) / f"{shard.stem}.parquet"
         if not shard.is_file():
-            features.unlink(missing_ok=True)
-            transcripts.unlink(missing_ok=True)
+            for path in (features, transcripts, read_outs):
+                path.unlink(missing_ok=True)
             continue
         now = sha256_file(shard)
         meta = read_metadata(features)
@@ -68,10 +70,15 @@ def _erase_shard_tables(erasure: Erasure, settings: Settings, cohort: str, match
         def transcript_key(digest: str) -> str:
             return transcripts_key(digest, settings.models.transcriber, pseudo.beam_size, told_too)
 
+        def read_key(digest: str, teacher: str = read_metadata(read_outs).get("teacher", "")) -> str:
+            return read_outs_key(teacher, feature_key(digest))
+
         _rewrite_table(features, FEATURES, matcher, cohort, {feature_key(old): feature_key(now)})
+        _rewrite_table(read_outs, READ_OUTS, matcher, cohort, {read_key(old): read_key(now)})
         _rewrite_table(transcripts, TRANSCRIPTS, matcher, cohort, {transcript_key(old): transcript_key(now)})
     there = project.cohort(cohort).is_dir()
-    _rewrite_table(project.labels(cohort), LABELS, matcher, cohort, {}, of_others=there)
+    for labels in (project.labels(cohort), project.second_labels(cohort)):
+        _rewrite_table(labels, LABELS, matcher, cohort, {}, of_others=there)
 
 
 def _rewrite_table(
@@ -138,11 +145,16 @@ def _rewrite(erasure: Erasure, path: Path, matcher: Matcher) -> None:
     project = erasure.project
     for cohort in erasure.person.slugs if path.suffix == ".parquet" else ():
         # of a shard that is not the cohort's any more; those of its shards were rewritten above
-        for folder, schema in ((project.features(cohort), FEATURES), (project.transcripts(cohort), TRANSCRIPTS)):
+        kept = (
+            (project.features(cohort), FEATURES),
+            (project.transcripts(cohort), TRANSCRIPTS),
+            (project.read_outs(cohort), READ_OUTS),
+        )
+        for folder, schema in kept:
             if path.parent == folder and not path.name.startswith("."):
                 _rewrite_table(path, schema, matcher, cohort, {}, of_others=project.cohort(cohort).is_dir())
                 return
-        if path == project.labels(cohort):
+        if path in (project.labels(cohort), project.second_labels(cohort)):
             return
     if any(path in (project.evaluation(cohort), project.metrics(cohort)) for cohort in erasure.person.slugs):
         return

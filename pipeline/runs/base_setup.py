@@ -1,0 +1,149 @@
+"""What a base training stands on: who trains, who judges, and both as plain data for a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.runs.common import Context, log
+from stages.errors import InputError
+
+
+@dataclass(frozen=True)
+class Split:
+    """The labelled utterances of the base cohorts (``stages.examples.LabelledUtterance``), people apart."""
+
+    training: list[Any]
+    judging: list[Any]
+    held_out: frozenset[str]  # people who judge, as COHORT/USER: nothing of theirs is ever learned from
+
+
+def person(item: Any) -> str:
+    """Whose utterance it is, in all cohorts."""
+    return f"{item.cohort}/{item.user}"
+
+
+def split_people(context: Context) -> Split:
+    """Who trains and who judges. Raises InputError where there is nothing to learn."""
+    from stages.alignment.splits import hold_out_users
+    from stages.features import read_features
+
+    settings = context.settings
+    labelled = load_labelled(context, settings.base_cohorts, read_features, use="base")
+    if not labelled:
+        raise InputError("base: no utterance of the base cohorts has both features and an accepted label")
+    held_out = hold_out_users({person(item) for item in labelled}, settings.base.dev_users, settings.base.seed)
+    return Split(
+        [item for item in labelled if person(item) not in held_out],
+        [item for item in labelled if person(item) in held_out],
+        frozenset(held_out),
+    )
+
+
+def prepare(context: Context, split: Split, training: Sequence[Any]) -> tuple[Any, dict[str, Any]]:
+    """The setup of a training on ``training``, judged by ``split``'s people, and the facts that it stands on.
+
+    Raises InputError where a setting asks for more than the LLM's table has.
+    """
+    from pipeline.runs.configs import bridge_config, train_config
+    from stages.alignment.pieces import short_pieces, with_short_pieces
+    from stages.alignment.vocabulary import Vocabulary
+    from stages.base import BaseSetup
+    from stages.models.identity import read_identity
+    from stages.models.llm import embedding_rows, load_tokenizer
+
+    project, settings = context.project, context.settings
+    encoder, llm = read_identity(project.encoder), read_identity(project.llm)
+    tokenizer = load_tokenizer(project.llm)
+    # rows come from the training texts alone: a word that only held-out users say counts as an error, as it would in use
+    vocabulary = Vocabulary.of_texts(tokenizer, [item.text for item in training])
+    pieces = short_pieces(tokenizer) if settings.alignment.cut_words else {}
+    vocabulary = with_short_pieces(vocabulary, pieces)
+    corpus = corpus_of(training, vocabulary, tokenizer)
+    if pieces:
+        corpus = with_cuts(corpus, vocabulary, tokenizer, pieces, settings.alignment.cut_words, settings.base.seed)
+    setup = BaseSetup(
+        bridge=bridge_config(settings, encoder.width, llm.width),
+        train=train_config(settings),
+        training=corpus,
+        held_out=corpus_of(split.judging, vocabulary, tokenizer, with_targets=False),
+        rows=embedding_rows(project.llm, vocabulary.ids).numpy(),
+        tokens=vocabulary.strings(tokenizer),
+        table=_table(context),
+    )
+    people = len({person(item) for item in training})
+    facts = {
+        "encoder": str(encoder),
+        "llm": str(llm),
+        "vocabulary_size": len(vocabulary),
+        "training_users": people,
+        "held_out_users": sorted(split.held_out),
+        "alignment": settings.alignment.model_dump(),
+    }
+    log.info(
+        "base: %d utterances of %d users train, %d of %d users judge, %d rows of the embedding table",
+        *(len(training), people, len(split.judging), len(split.held_out), len(vocabulary)),
+    )
+    return setup, {**facts, "vocabulary": list(vocabulary.ids)}
+
+
+def _table(context: Context) -> np.ndarray | None:
+    """(T, D) float16, the LLM's whole table, where rows are drawn from it; half as much to send as float32."""
+    from stages.models.llm import embedding_rows
+
+    asked = context.settings.alignment.sampled_rows
+    if not asked:
+        return None
+    table = embedding_rows(context.project.llm, None).numpy().astype(np.float16)
+    if asked > len(table):
+        raise InputError(
+            f"params.yaml: alignment.sampled_rows is {asked}, but the LLM's table has {len(table)} rows. Lower it."
+        )
+    return table
+
+
+def with_cuts(corpus: Any, vocabulary: Any, tokenizer: Any, pieces: Any, share: float, seed: int) -> Any:
+    """A ``stages.base.Corpus`` with other targets of each text, in which some words are cut into short pieces."""
+    from dataclasses import replace
+
+    from stages.alignment.pieces import cuts_of
+
+    draw = np.random.default_rng(seed)
+    cuts = [
+        [np.array(cut, dtype=np.int64) for cut in cuts_of(tokenizer, vocabulary, text, pieces, share, draw)]
+        for text in corpus.texts
+    ]
+    return replace(corpus, cuts=cuts)
+
+
+def load_labelled(context: Context, cohorts: list[str], read_features: Any, use: str = "personal") -> list[Any]:
+    """Every utterance of ``cohorts`` with features and an accepted label that the user's consent allows for ``use``.
+
+    The base learns from the first labels, as it is the second teacher itself; personal adapters from the second ones.
+    """
+    from stages.examples import join
+    from stages.schema import LABELS, read_table
+
+    found = []
+    for cohort in cohorts:
+        path = context.project.labels(cohort) if use == "base" else context.project.second_labels(cohort)
+        labels = read_table(path, LABELS)
+        found += join(read_features(context.project.features(cohort)), labels, use)
+    return found
+
+
+def corpus_of(items: Sequence[Any], vocabulary: Any, tokenizer: Any, with_targets: bool = True) -> Any:
+    """Labelled utterances as arrays for a worker; without targets where they only judge."""
+    from stages.base import Corpus
+
+    empty = np.zeros(0, dtype=np.int64)
+    return Corpus(
+        [item.utterance for item in items],
+        [item.text for item in items],
+        [item.frames for item in items],
+        [vocabulary.rows_of(tokenizer, item.text).numpy() if with_targets else empty for item in items],
+        [person(item) for item in items],
+    )
