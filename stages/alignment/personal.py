@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
@@ -31,6 +31,7 @@ from stages.alignment.adapter import pack_sparse
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.embedlink import EmbedLink
 from stages.alignment.freezing import freeze_below
+from stages.alignment.packed import Packed
 from stages.alignment.resume import Checkpoint, load_optimizer, optimizer_tensors, schedule_position
 from stages.alignment.trainer import (
     Example,
@@ -131,12 +132,14 @@ def personalize(
     config: PersonalConfig,
     others: Sequence[Example] = (),
     checkpoint: Checkpoint | None = None,
+    watch: Callable[[int, BridgeFormer], None] | None = None,
 ) -> PersonalResult:
     """Learn one user's change of ``base``; ``base`` itself is left as it is.
 
     Dropout is off; parts of the frames are masked, so that the few utterances are not simply learned by heart.
     ``others``: other people's utterances, for ``config.replay`` and ``config.ewc_weight``. With a ``checkpoint`` that holds
-    a training of the same that was cut off, it goes on there and comes to the same result, bit for bit.
+    a training of the same that was cut off, it goes on there and comes to the same result, bit for bit. ``watch`` is shown
+    the model after each step, with the steps done; what it takes counts in no second.
     """
     start = time.perf_counter()
     saved = checkpoint.load() if checkpoint is not None else None
@@ -170,16 +173,17 @@ def personalize(
     parameters = [parameter for parameter in trained.parameters() if parameter.requires_grad]
     layers = dict(trained.named_modules())
     pull = [(cost, layers[name].shira_weight[ADAPTER]) for name, cost in costs.items()]
-    work = _Work(trained, link, examples, others if config.replay else (), pull)
+    work = _Work(Packed(trained), link, examples, others if config.replay else (), pull)
     steps = _Steps(parameters, config, chosen)
     if saved is not None:
         steps.restore(*saved)
     resumed_at = len(steps.curve)
-    _train(work, steps, config, checkpoint)
+    watched_s = _train(work, steps, config, checkpoint, watch)
     tensors = _extract(trained, before, config.method)
     tensors["frame_shift"] = bridge.frame_shift.numpy().astype(np.float16)
     trainable = sum(parameter.numel() for parameter in parameters)
-    return PersonalResult(tensors, trainable, trainable / total, time.perf_counter() - start, steps.curve, resumed_at)
+    seconds = time.perf_counter() - start - watched_s
+    return PersonalResult(tensors, trainable, trainable / total, seconds, steps.curve, resumed_at)
 
 
 def _choose(
@@ -189,7 +193,7 @@ def _choose(
     scores = sparse.weight_scores(
         bridge,
         config.mask,
-        lambda: batch_losses(bridge, link, examples, config.embedding_weight, config.score_batch),
+        lambda: batch_losses(Packed(bridge), link, examples, config.embedding_weight, config.score_batch),
         config.seed,
     )
     return sparse.choose_weights(scores, max(1, round(config.density * total)))
@@ -241,8 +245,16 @@ class _Steps:
         self.curve = [(step, loss) for step, loss in told["curve"]]
 
 
-def _train(work: _Work, steps: _Steps, config: PersonalConfig, checkpoint: Checkpoint | None) -> None:
-    """The steps that are left. Where the gate between them ends the training, what was done is kept."""
+def _train(
+    work: _Work,
+    steps: _Steps,
+    config: PersonalConfig,
+    checkpoint: Checkpoint | None,
+    watch: Callable[[int, BridgeFormer], None] | None,
+) -> float:
+    """The steps that are left; the seconds that ``watch`` took. Where the gate between them ends the training, what was done is
+    kept."""
+    watched_s = 0.0
     while len(steps.curve) < config.steps:
         try:
             between_steps()
@@ -253,8 +265,13 @@ def _train(work: _Work, steps: _Steps, config: PersonalConfig, checkpoint: Check
         if checkpoint is not None and checkpoint.due():
             checkpoint.save(*steps.state())
         steps.curve.append((len(steps.curve) + 1, _step(work, steps, config)))
+        if watch is not None:
+            start = time.perf_counter()
+            watch(len(steps.curve), work.bridge)
+            watched_s += time.perf_counter() - start
     if checkpoint is not None:
         checkpoint.save(*steps.state())  # judging takes its time, too
+    return watched_s
 
 
 def _step(work: _Work, steps: _Steps, config: PersonalConfig) -> float:
