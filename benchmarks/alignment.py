@@ -27,6 +27,7 @@ from stages.alignment.bridgeformer import BridgeFormer, BridgeFormerConfig
 from stages.alignment.embedlink import EmbedLink
 from stages.alignment.metrics import word_errors
 from stages.alignment.personal import PersonalConfig, personalize
+from stages.alignment.rescoring import Chooser
 from stages.alignment.splits import hold_out_users
 from stages.alignment.trainer import Example, TrainConfig, Trainer, read_out_all
 from stages.alignment.vocabulary import Vocabulary
@@ -76,11 +77,15 @@ class Bench:
         return to_examples(items, vocabulary, lambda text: vocabulary.rows_of(self.tokenizer, text))
 
     def heard(
-        self, bridge: BridgeFormer, vocabulary: Vocabulary, items: Sequence[LabelledUtterance]
+        self,
+        bridge: BridgeFormer,
+        vocabulary: Vocabulary,
+        items: Sequence[LabelledUtterance],
+        chooser: Chooser | None = None,
     ) -> list[tuple[str, torch.Tensor]]:
-        """(text, soft tokens) of each utterance."""
+        """(text, soft tokens) of each utterance; ``chooser`` reads again what is unsure."""
         frames = [torch.from_numpy(item.frames.astype(np.float32)) for item in items]
-        outputs = read_out_all(bridge, self.link(vocabulary), frames)
+        outputs = read_out_all(bridge, self.link(vocabulary), frames, chooser=chooser)
         return [(vocabulary.text_of(self.tokenizer, output.rows), output.soft_tokens) for output in outputs]
 
     def wer(self, bridge: BridgeFormer, vocabulary: Vocabulary, items: Sequence[LabelledUtterance]) -> float:

@@ -1,9 +1,10 @@
 """The LLM understands, not only repeats: spoken requests, by voices never heard, in sentences never said.
 
-The same requests reach the frozen LLM three ways, in the very same prompts: as soft tokens (audio), as faster-whisper's
-transcript (cascade), and as the reference text. Its replies to the first two are compared with those to the third
-(``response_agreement``, ``response_kl``), and the intents that it names with the true ones; with the instruction before what
-was said and after it. The base learns from the demo's base cohort and from other requests, of the same voices and of more.
+The same requests reach the frozen LLM three ways, in the very same prompts: as soft tokens (audio; of unsure readings the LLM
+chooses one, see ``stages.alignment.rescoring``), as faster-whisper's transcript (cascade), and as the reference text. Its
+replies to the first two are compared with those to the third (``response_agreement``, ``response_kl``), and the intents that it
+names with the true ones; with the instruction before what was said and after it. The base learns from the demo's base cohort
+and from other requests, of the same voices and of more.
 
 Speech is synthetic (eSpeak NG) throughout: the base has learned from such voices, faster-whisper has not.
 
@@ -34,6 +35,7 @@ from pipeline.cohorts.demo import DemoUser, speak_cohort
 from stages.alignment import injection
 from stages.alignment.intents import intent_scores, named, preferred_anyway
 from stages.alignment.metrics import response_agreement, word_errors
+from stages.alignment.rescoring import Chooser, Rescorer
 from stages.alignment.vocabulary import Vocabulary
 from stages.atomic import sha256_json
 from stages.audio import load_audio
@@ -45,6 +47,8 @@ from stages.text import fair_cascade
 log = logging.getLogger("edgealign")
 
 SIDES = ("audio", "cascade", "text")
+ALONE = "audio_alone"
+"""Audio again, read without the LLM's opinion of unsure readings, in the order that is used."""
 ORDERS: tuple[injection.Order, ...] = ("instruction_first", "instruction_last")
 TEMPO = 0.12
 """By how much what the base learns from is stretched and squeezed: see docs/notes.md, "Tempo"."""
@@ -85,24 +89,24 @@ def run() -> Path:
     config = replace(bench.train_config(0), tempo=TEMPO)
     config = replace(config, epochs=size.epochs or config.epochs)
     base = teach(bench, "assistant", bench.examples(training, vocabulary), vocabulary, config)
-    heard = bench.heard(base.bridge, base.vocabulary, judged)
-    said = _cascade(bench, users)
-    texts = {
-        "audio": [text for text, _ in heard],
-        "cascade": [said[one.utterance] for one in requests],
-        "text": [one.text for one in requests],
-    }
     model, tokenizer = load_llm(bench.llm)
-    tokens: dict[str, list[Tensor]] = {
-        side: [soft for _, soft in heard]
-        if side == "audio"
-        else [
-            injection.embed_text(model, tokenizer, spoken(text) if side == "cascade" else text) for text in texts[side]
-        ]
-        for side in SIDES
+    chooser = Chooser(Rescorer(model, tokenizer), base.vocabulary.ids)
+    heard = {
+        "audio": bench.heard(base.bridge, base.vocabulary, judged, chooser),
+        ALONE: bench.heard(base.bridge, base.vocabulary, judged),
     }
+    said = _cascade(bench, users)
+    texts = {side: [text for text, _ in found] for side, found in heard.items()}
+    texts |= {"cascade": [said[one.utterance] for one in requests], "text": [one.text for one in requests]}
+    tokens: dict[str, list[Tensor]] = {side: [soft for _, soft in found] for side, found in heard.items()}
+    for side in ("cascade", "text"):
+        written = [spoken(text) if side == "cascade" else text for text in texts[side]]
+        tokens[side] = [injection.embed_text(model, tokenizer, text) for text in written]
     settings = bench.settings.evaluate
-    found = {order: ask(model, tokenizer, tokens, requests, settings, order) for order in ORDERS}
+    found = {}
+    for order in ORDERS:
+        sides = (*SIDES, ALONE) if order == USED else SIDES
+        found[order] = ask(model, tokenizer, {side: tokens[side] for side in sides}, requests, settings, order)
     return write_area("assistant", figures(texts, found, requests), {}, size.folder)
 
 
@@ -144,9 +148,9 @@ def figures(
     """What was asked first, then each side under each order."""
     said = [one.text for one in requests]
     used = found[USED]
-    agreement = {side: response_agreement(used["text"]["replies"], used[side]["replies"]) for side in SIDES}
+    agreement = {side: response_agreement(used["text"]["replies"], used[side]["replies"]) for side in used}
     wer = {
-        side: word_errors(said, _kindest(said, texts[side]) if side == "cascade" else texts[side]).wer for side in SIDES
+        side: word_errors(said, _kindest(said, texts[side]) if side == "cascade" else texts[side]).wer for side in used
     }
     voices = len({one.utterance.split("-")[0] for one in requests})
     note = (
@@ -157,10 +161,13 @@ def figures(
     right = [one for place, one in enumerate(requests) if texts["audio"][place] == one.text]
     note = f"{len(right)} of {len(requests)} requests read without an error"
     told.append(plain("wer_audio", wer["audio"], "", note=note))
+    if ALONE in used:
+        note = f"the adapter alone: without the LLM's opinion of unsure readings; agreement {agreement[ALONE]:.4f}"
+        told.append(plain("wer_audio_alone", wer[ALONE], "", note=note))
     told.append(plain("wer_cascade", wer["cascade"], "", note="its transcript in the reading kindest to it"))
     for order, sides in found.items():
-        for side in SIDES:
-            one, name = sides[side], f"{side}_{order}"
+        for side, one in sides.items():
+            name = f"{side}_{order}"
             if side != "text":
                 scored = response_agreement(sides["text"]["replies"], one["replies"])
                 told.append(plain(f"response_agreement_{name}", scored, ""))

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from stages.alignment.bridgeformer import BridgeFormer, BridgeFormerConfig, step_counts
 from stages.alignment.embedlink import EmbedLink, can_align, ctc_loss, embedding_loss
+from stages.alignment.rescoring import Chooser
 from stages.alignment.resume import load_optimizer, optimizer_tensors, schedule_position
 from stages.alignment.soft_tokens import ReadOut, read_out
 from stages.alignment.spotting import ListedWords, read_with_words
@@ -284,8 +285,12 @@ def read_out_all(
     frames: Sequence[Tensor],
     batch_size: int = 32,
     words: ListedWords | None = None,
+    chooser: Chooser | None = None,
 ) -> list[ReadOut]:
-    """Read-outs of utterances' (T, F) frames, in the order given; batched by length for speed. ``words`` are listened for."""
+    """Read-outs of utterances' (T, F) frames, in the order given; batched by length for speed.
+
+    ``words`` are listened for. ``chooser`` reads again what is unsure, but no utterance in which a listed word was found.
+    """
     was_training = bridge.training
     bridge.eval()
     outputs: list[ReadOut | None] = [None] * len(frames)
@@ -298,6 +303,11 @@ def read_out_all(
         log_posteriors, _, counts = link.log_posteriors(bridge, padded, lengths)
         for place, index in enumerate(batch):
             own = log_posteriors[place, : int(counts[place])]
-            outputs[index] = read_with_words(own, link.rows, words) if words else read_out(own, link.rows)
+            heard = plain = read_out(own, link.rows)
+            if words:
+                heard = read_with_words(own, link.rows, words)
+            if chooser is not None and heard.rows == plain.rows:
+                heard = chooser(own, link.rows, plain)
+            outputs[index] = heard
     bridge.train(was_training)
     return [output for output in outputs if output is not None]

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import assistant
 from benchmarks import assistant_requests as wanted
 from pipeline.cohorts.demo import plans
+from stages.alignment.rescoring import CONTEXT
 
 
 def test_voices_and_sentences_that_judge_have_taught_nothing() -> None:
@@ -16,7 +17,10 @@ def test_voices_and_sentences_that_judge_have_taught_nothing() -> None:
     taught = [*plans()["base-synthetic"], *wanted.training()]
     said = {speech.sentence.text for user in taught for speech in user.speeches}
     assert not {user.voice.name for user in users} & {user.voice.name for user in taught}
-    assert not {one.text for one in requests} & (said | set(wanted.EXAMPLES.values()))
+    more = {speech.sentence.text for user in wanted.more_training() for speech in user.speeches}
+    assert not {one.text for one in requests} & (said | more | set(wanted.EXAMPLES.values()) | set(CONTEXT))
+    variants = {user.voice.name.split("+")[-1] for user in users}
+    assert not variants & {user.voice.name.split("+")[-1] for user in wanted.more_training()}
     assert {word for one in requests for word in one.text.split()} <= {word for text in said for word in text.split()}
     assert len(requests) == len({one.text for one in requests}) >= 200
 
@@ -45,7 +49,10 @@ def test_figures_compare_with_the_replies_to_the_text() -> None:
         "cascade": side(["yes i do", "what"], ["on", "on"], 2.0),
         "text": side(["yes i do", "of course"], ["on", "close"], 0.0),
     }
+    texts[assistant.ALONE] = ["turn on a lamp", "close a door"]
+    sides[assistant.ALONE] = side(["yes i do", "no"], ["on", "close"], 0.7)
     found = {one.name: one for one in assistant.figures(texts, {"instruction_first": sides}, requests)}
+    assert found["wer_audio_alone"].value == pytest.approx(2 / 7, abs=1e-4)
     assert found["response_agreement"].value == 0.5
     assert found["response_agreement"].met is False
     assert found["wer_audio"].value == pytest.approx(1 / 7, abs=1e-4)

@@ -1,0 +1,88 @@
+"""Readings and what the LLM makes of them, against slow references."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+import torch
+
+from stages.alignment.rescoring import Chooser, Reading, Rescorer, RescoringConfig, best_readings, rescore
+from stages.alignment.soft_tokens import read_out
+from tests.helpers_llm import tiny_llama, tiny_tokenizer
+
+
+def all_readings(log_posteriors: torch.Tensor) -> dict[tuple[int, ...], float]:
+    """Every reading with the summed probability of its paths."""
+    steps, columns = log_posteriors.shape
+    found: dict[tuple[int, ...], float] = {}
+    for path in product(range(columns), repeat=steps):
+        rows = tuple(
+            column - 1 for place, column in enumerate(path) if column and (place == 0 or path[place - 1] != column)
+        )
+        score = sum(float(log_posteriors[step, column]) for step, column in enumerate(path))
+        found[rows] = found.get(rows, 0.0) + math.exp(score)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_readings_are_scored_by_the_sum_over_all_their_paths(seed: int) -> None:
+    posteriors = (2 * torch.randn(5, 4, generator=torch.Generator().manual_seed(seed))).log_softmax(dim=-1)
+    slow = all_readings(posteriors)
+    found = best_readings(posteriors, beam=10_000, candidates=3)
+    assert {reading.rows for reading in found} == set(slow)
+    for reading in found:
+        assert math.exp(reading.score) == pytest.approx(slow[reading.rows], rel=1e-5)
+    assert found[0].rows == max(slow, key=slow.__getitem__)
+    assert [reading.rows for reading in best_readings(posteriors, beam=5, candidates=3)][:1] == [found[0].rows]
+
+
+def test_scores_are_those_of_the_whole_text_read_at_once() -> None:
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    readings = [tokenizer(text)["input_ids"] for text in (" turn it on", " turn", "", " a much longer one")]
+    found = Rescorer(model, tokenizer, ["open the door", "go"]).scores(readings)
+    before, end = tokenizer(" open the door\n go\n")["input_ids"], tokenizer("\n")["input_ids"]
+    for reading, score in zip(readings, found, strict=True):
+        ids = torch.tensor([[*before, *reading, *end]])
+        known = model(ids).logits[0].log_softmax(dim=-1)
+        slow = sum(float(known[place - 1, ids[0, place]]) for place in range(len(before), ids.shape[1]))
+        assert score == pytest.approx(slow, rel=1e-4)
+
+
+class Likes:
+    """An LLM that likes one reading."""
+
+    def __init__(self, liked: list[int]) -> None:
+        self.liked, self.asked = liked, 0
+
+    def scores(self, readings: list[list[int]]) -> list[float]:
+        self.asked += 1
+        return [-1.0 if reading == self.liked else -50.0 for reading in readings]
+
+
+def test_what_both_read_keeps_its_soft_tokens_and_what_the_llm_chose_is_its_row() -> None:
+    rows = torch.eye(4)
+    posteriors = torch.full((3, 5), 0.01)
+    posteriors[0, 1] = posteriors[2, 3] = 0.96  # rows 0 and 2
+    posteriors[1, 2], posteriors[1, 4] = 0.5, 0.47  # row 1 or row 3
+    log_posteriors = (posteriors / posteriors.sum(dim=1, keepdim=True)).log()
+    plain = read_out(log_posteriors, rows)
+    assert plain.rows == [0, 1, 2]
+    again = Chooser(Likes([10, 13, 12]), [10, 11, 12, 13])(log_posteriors, rows, plain)  # type: ignore[arg-type]  # a stand-in
+    assert again.rows == [0, 3, 2]
+    assert torch.equal(again.soft_tokens[[0, 2]], plain.soft_tokens[[0, 2]])
+    assert torch.equal(again.soft_tokens[1], rows[3])
+    same = Chooser(Likes([10, 11, 12]), [10, 11, 12, 13])(log_posteriors, rows, plain)  # type: ignore[arg-type]
+    assert same is plain
+
+
+def test_the_llm_decides_between_what_is_close_and_is_not_asked_where_nothing_is() -> None:
+    likes = Likes([11])
+    close = [Reading((0,), math.log(0.6)), Reading((1,), math.log(0.4))]
+    assert rescore(close, [10, 11], likes, RescoringConfig(weight=0.3)) == (1,)  # type: ignore[arg-type]  # a stand-in
+    assert rescore(close, [10, 11], likes, RescoringConfig(weight=0.0)) == (0,)  # type: ignore[arg-type]
+    asked = likes.asked
+    sure = [Reading((0,), math.log(0.995)), Reading((1,), math.log(0.001))]
+    assert rescore(sure, [10, 11], likes, RescoringConfig()) == (0,)  # type: ignore[arg-type]
+    assert likes.asked == asked
