@@ -114,8 +114,8 @@ def _quality(size: Size, workers: int) -> list[Figure]:
 
     def measured(seed: int, exchange: ExchangeConfig | None) -> Came:
         asked = [size.train, size.epochs, workers, seed, tuned, asdict(exchange) if exchange else "dense"]
-        measure = job(seed).dense if exchange is None else lambda: job(seed).sparse(exchange)
-        return Came(**_kept(asked, lambda: asdict(measure())))
+        measure = Job.dense if exchange is None else lambda one: one.sparse(exchange)
+        return Came(**_kept(asked, lambda: asdict(measure(job(seed)))))
 
     dense = [measured(seed, None) for seed in size.seeds]
     came = [measured(seed, CHOSEN) for seed in size.seeds]
@@ -237,9 +237,8 @@ def _wire(size: Size, workers: int) -> list[Figure]:
     except pytest.skip.Exception as reason:  # network namespaces are not allowed here
         return [Figure(name, None, "MB", "", None, note=f"not measured: {reason}")]
     lists = ("updates", "wire", "idle", "before")
-    counted = Counted(
-        **{key: [Traffic(**one) for one in value] if key in lists else value for key, value in kept.items()}
-    )
+    read: dict[str, Any] = {name: [Traffic(**one) for one in kept[name]] for name in lists}
+    counted = Counted(**{**kept, **read})
     most, updates, idle = counted.worst, counted.updates[0], max(counted.idle, key=lambda one: one.both)
     note = (
         f"network namespaces, each worker's interface, {counted.steps} steps in {counted.seconds:.0f} s: the one that sent "
