@@ -125,8 +125,9 @@ class Base(Frozen):
     seed: int = 0
     rounds: Annotated[int, Field(ge=1, le=5)] = 1
     workers: Positive = 1
-    exchange_steps: Positive = 8
-    exchange_density: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    exchange_steps: Positive = 5
+    exchange_density: Annotated[float, Field(gt=0.0, le=1.0)] = 0.25
+    exchange_bits: Annotated[int, Field(ge=1, le=8)] = 1
 
 
 class Personalize(Frozen):

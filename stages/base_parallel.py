@@ -7,14 +7,14 @@ network is what ``stages.alignment.exchange`` packs.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from stages.alignment.bridgeformer import BridgeFormer
-from stages.alignment.exchange import Agreed, ExchangeConfig, Participant
+from stages.alignment.exchange import ExchangeConfig, Head, Participant
 from stages.alignment.trainer import Example, Trainer, length_batches, mean_frame, one_cycle
 from stages.base import BaseSetup, Corpus, examples_of
 from stages.yielding import between_steps
@@ -76,7 +76,7 @@ def _part(corpus: Corpus, part: set[str]) -> Corpus:
 
 
 class Worker:
-    """Local steps, an update, the others' updates, and again."""
+    """Local steps, an update, what all updates came to, and again."""
 
     def __init__(self, share: Share, agreed: dict[str, np.ndarray] | None = None, done: int = 0) -> None:
         """``agreed``: the weights after ``done`` rounds, for one that is started again; its optimiser begins anew."""
@@ -112,9 +112,9 @@ class Worker:
                 break
         return self._participant.send(), len(self.losses)
 
-    def receive(self, updates: Sequence[bytes], shares: Sequence[float]) -> None:
-        """The end of one round: what all workers changed, in the order of their ranks."""
-        self._participant.receive(updates, shares)
+    def receive(self, update: bytes) -> None:
+        """The end of one round: what the head made of all workers' updates."""
+        self._participant.receive(update)
         self.done += 1
 
     @property
@@ -162,10 +162,10 @@ class _Schedule:
         self.move(self.last_epoch + 1)
 
 
-def beginning(share: Share) -> Agreed:
-    """What all workers begin with: for the one that keeps the books."""
+def head_of(share: Share) -> Head:
+    """The side that keeps the books, with what all workers begin with."""
     worker = Worker(share)
-    return Agreed(dict(worker._trainer.bridge.named_parameters()))
+    return Head(dict(worker._trainer.bridge.named_parameters()), share.exchange)
 
 
 def state_of(setup: BaseSetup, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

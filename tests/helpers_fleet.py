@@ -1,4 +1,4 @@
-"""A head and two devices that have joined it, each a host of its own: what an operator starts, started by a test."""
+"""A head and devices that have joined it, each a host of its own: what an operator starts, started by a test or a benchmark."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +23,20 @@ REJOIN_S = 150.0
 
 @dataclass
 class Fleet:
-    """A head and two devices that have joined it."""
+    """A head and the devices that have joined it."""
 
     head: Host
-    left: Host
-    right: Host
+    devices: list[Host]
     env: dict[str, str]
     folder: Path
+
+    @property
+    def left(self) -> Host:
+        return self.devices[0]
+
+    @property
+    def right(self) -> Host:
+        return self.devices[1]
 
     @property
     def address(self) -> str:
@@ -63,15 +70,21 @@ class Fleet:
         return self.head.start([sys.executable, "-c", code, self.address, *arguments], log, self.env, ROOT), log
 
     def all_there(self) -> bool:
-        return self.living() == {self.head.address, self.left.address, self.right.address}
+        return self.living() == {host.address for host in (self.head, *self.devices)}
 
     def logs(self) -> str:
         return "\n".join(f"--- {path.name}\n{path.read_text()[-1500:]}" for path in sorted(self.folder.glob("*.log")))
 
 
 @contextmanager
-def fleet_of(folder: Path, variables: Mapping[str, str] | None = None, *, join: bool = True) -> Iterator[Fleet]:
-    """A head with the environment ``variables``, and two devices that have joined it unless ``join`` is False."""
+def fleet_of(
+    folder: Path,
+    variables: Mapping[str, str] | None = None,
+    *,
+    join: bool = True,
+    devices: Sequence[str] = ("left", "right"),
+) -> Iterator[Fleet]:
+    """A head with the environment ``variables``, and ``devices`` that have joined it unless ``join`` is False."""
     # Ray keeps sockets there: the path must be short
     ray = Path(tempfile.mkdtemp(prefix="ea-ray-", dir="/tmp"))
     env = {
@@ -84,13 +97,13 @@ def fleet_of(folder: Path, variables: Mapping[str, str] | None = None, *, join: 
         **(variables or {}),
     }
     try:
-        with hosts("head", "left", "right") as (head, left, right):
-            there = Fleet(head, left, right, env, folder)
+        with hosts("head", *devices) as (head, *others):
+            there = Fleet(head, others, env, folder)
             words = ["-m", "pipeline", "head", "--host", head.address, "--cpus", "1"]
             head.start([sys.executable, *words], folder / "head.log", env, ROOT)
             wait_for(lambda: "Ray runtime started" in (folder / "head.log").read_text(), 60, there.logs)
             if join:
-                for host in (left, right):
+                for host in others:
                     there.join(host)
                 wait_for(there.all_there, REJOIN_S, there.logs)
             yield there

@@ -1,6 +1,6 @@
 """A base that several workers train together: a small corpus, and how good what comes of it is.
 
-Run as a program: a head and two virtual devices train it through Ray Train. Prints what came of it.
+Run as a program: a head and two or more virtual devices train it through Ray Train. Prints what came of it.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ SLOW = Masking(time_masks=10_000, time_mask_frames=0, feature_masks=0)
 """Draws masks of no width for some tenths of a second: ten times slower and nothing else."""
 
 
-def main(what: str) -> dict[str, object]:
-    """``what``: "killed" (a worker, once), "slow" (one of the two) or "stage" (as the stage does it)."""
+def main(what: str, workers: int = 2) -> dict[str, object]:
+    """``what``: "killed" (a worker, once), "slow" (one of them) or "stage" (as the stage does it, on two)."""
     from pipeline.cluster import environment
     from pipeline.cluster.runtime import token_path
 
@@ -78,12 +78,12 @@ def main(what: str) -> dict[str, object]:
     token_path(folder).write_text(secrets.token_hex(32))
     os.environ.update(environment.embedded(folder))  # before Ray is imported
     try:
-        return _train(folder, what)
+        return _train(folder, what, workers)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _train(folder: Path, what: str) -> dict[str, object]:
+def _train(folder: Path, what: str, workers: int) -> dict[str, object]:
     import ray
 
     from jetson_agent.node import virtual_jetson
@@ -93,14 +93,15 @@ def _train(folder: Path, what: str) -> dict[str, object]:
     from pipeline.cluster.session import Session
 
     cluster = start_cluster(folder, {"head_cpus": 1, "jetson_memory_bytes": 2 * 10**9})
-    cluster.add_node(
-        node_ip_address="127.0.0.1",
-        temp_dir=str(folder / "ray"),
-        **virtual_jetson(2 * 10**9, name="virtual-jetson-1").node_arguments(),
-    )
+    for number in range(1, workers):
+        cluster.add_node(
+            node_ip_address="127.0.0.1",
+            temp_dir=str(folder / "ray"),
+            **virtual_jetson(2 * 10**9, name=f"virtual-jetson-{number}").node_arguments(),
+        )
     ray.init(address=cluster.address, namespace="edgealign", log_to_driver=False, logging_level="ERROR")
     made = setup()
-    shares = divide(made, 2, EXCHANGE)
+    shares = divide(made, workers, EXCHANGE)
     if what == "slow":
         slow = replace(shares[1].setup, train=replace(shares[1].setup.train, masking=SLOW))
         shares[1] = replace(shares[1], setup=slow)
@@ -134,6 +135,7 @@ def _train(folder: Path, what: str) -> dict[str, object]:
         "rounds": found.rounds,
         "asked": shares[0].rounds,
         "sent": found.sent_bytes,
+        "received": found.received_bytes,
         "late": found.late,
         "killed": killed,
         "losses": [loss for _, loss in found.losses],
@@ -192,4 +194,4 @@ def _kill_a_worker() -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1])))
+    print(json.dumps(main(sys.argv[1], *map(int, sys.argv[2:]))))

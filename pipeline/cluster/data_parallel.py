@@ -32,8 +32,17 @@ class Trained:
     weights: dict[str, np.ndarray]  # the parameters that all agreed on at the end
     rounds: int
     sent_bytes: dict[int, int]  # updates, by rank
+    received_bytes: dict[int, int]  # what the head made of them, by rank
     late: int  # contributions that came after their round had closed, or never
     losses: list[tuple[float, float]]  # (when it closed in seconds since 1970, mean loss) of each round
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a worker goes on with."""
+
+    updates: list[bytes]  # one for each round since those that it has seen, oldest first
+    limit_s: float | None  # see ``rounds.Next``
 
 
 class Keeper:
@@ -42,25 +51,31 @@ class Keeper:
     def __init__(self, share: Any, workers: int) -> None:
         """``share``: any worker's, for what all begin with."""
         from pipeline.cluster.rounds import Rounds
-        from stages.base_parallel import beginning
+        from stages.base_parallel import head_of
 
         self._rounds = Rounds(workers, total=share.rounds)
-        self._agreed = beginning(share)
+        self._head = head_of(share)
+        self._merged: dict[int, bytes] = {}  # what each round came to, as long as a worker may still ask for it
         self._received = 0
+        self._seen = dict.fromkeys(range(workers), 0)
+        self._received_bytes = dict.fromkeys(range(workers), 0)
 
-    async def contribute(self, rank: int, seen: int, content: bytes, steps: int, loss: float) -> Any:
+    async def contribute(self, rank: int, seen: int, content: bytes, steps: int, loss: float) -> Told:
         """See ``Rounds.contribute``. Raises InputError for an update that is not of this training."""
-        from stages.alignment.exchange import unpack
+        from stages.alignment.packing import unpack
 
-        unpack(content, self._agreed.weights)
+        unpack(content, self._head.weights)
+        self._seen[rank] = seen
         told = await self._rounds.contribute(rank, seen, content, steps, loss)
         self._receive()
-        return told
+        updates = [self._merged[one.number] for one in told.rounds]
+        self._received_bytes[rank] += sum(len(update) for update in updates)
+        return Told(updates, told.limit_s)
 
     async def where(self) -> tuple[int, dict[str, np.ndarray] | None]:
         """(rounds done, what all agree on after them; None at the beginning)."""
         self._receive()
-        weights = {name: value.numpy() for name, value in self._agreed.weights.items()}
+        weights = {name: value.numpy() for name, value in self._head.weights.items()}
         return self._received, weights if self._received else None
 
     async def done(self) -> int:
@@ -72,12 +87,17 @@ class Keeper:
         number, weights = await self.where()
         missing = sum(self._rounds.workers - len(one.contributions) for one in self._rounds.done)
         losses = [(one.closed, one.loss) for one in self._rounds.done]
-        return Trained(weights or {}, number, dict(self._rounds.sent_bytes), missing, losses)
+        return Trained(
+            weights or {}, number, dict(self._rounds.sent_bytes), dict(self._received_bytes), missing, losses
+        )
 
     def _receive(self) -> None:
-        for one in self._rounds.done[self._received :]:
-            self._agreed.receive(one.updates, one.shares)
+        for place, one in enumerate(self._rounds.done[self._received :], self._received):
+            self._merged[place] = self._head.merge(one.updates, one.shares)
+            self._rounds.done[place] = one.emptied()
             self._received += 1
+        for place in [place for place in self._merged if place < min(self._seen.values())]:
+            del self._merged[place]
 
 
 def train_parallel(
@@ -193,7 +213,7 @@ def _rounds(keeper: Any, reference: Any, rank: int, threads: int) -> int:
     while worker.done < share.rounds:
         content, steps = worker.round(limit_s)
         told = ray.get(keeper.contribute.remote(rank, worker.done, content, steps, worker.loss))
-        for one in told.rounds:
-            worker.receive(one.updates, one.shares)
+        for update in told.updates:
+            worker.receive(update)
         limit_s = told.limit_s
     return worker.done

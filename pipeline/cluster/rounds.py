@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,10 @@ class Round:
     @property
     def shares(self) -> list[float]:
         return [float(one.steps) for one in self.contributions]
+
+    def emptied(self) -> Round:
+        """The same without what was contributed, which takes memory."""
+        return replace(self, contributions=tuple(replace(one, content=b"") for one in self.contributions))
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def train_base(
     from stages.base_parallel import divide, state_of
     from stages.errors import InputError
 
-    exchange = ExchangeConfig(base.exchange_steps, base.exchange_density)
+    exchange = ExchangeConfig(local_steps=base.exchange_steps, density=base.exchange_density, bits=base.exchange_bits)
     try:
         shares = divide(setup, base.workers, exchange)
     except ValueError as error:

@@ -7,17 +7,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from stages.alignment.exchange import Head
 from stages.alignment.trainer import Trainer
-from stages.base_parallel import Share, Worker, beginning, divide
+from stages.base_parallel import Share, Worker, divide, head_of
 from tests.helpers_alignment import CONFIG, rows, spoken
 from tests.helpers_parallel import EXCHANGE, alone, setup, wer
 
 
-def train(workers: list[Worker], rounds: int, slow: frozenset[int] = frozenset()) -> None:
+def train(workers: list[Worker], head: Head, rounds: int, slow: frozenset[int] = frozenset()) -> list[int]:
+    """How many steps each worker took in the last round."""
     for _ in range(rounds):
         done = [worker.round(0.0 if place in slow else None) for place, worker in enumerate(workers)]
+        update = head.merge([update for update, _ in done], [float(steps) for _, steps in done])
         for worker in workers:
-            worker.receive([update for update, _ in done], [float(steps) for _, steps in done])
+            worker.receive(update)
+    return [steps for _, steps in done]
 
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
@@ -50,41 +54,35 @@ def test_workers_agree_bit_for_bit_and_learn_what_one_alone_would_learn(count: i
     workers = [Worker(part) for part in parts]
     assert all(same(worker.weights(), workers[0].weights()) for worker in workers)
     untrained = wer(made, workers[0].weights())
-    train(workers, parts[0].rounds)
+    train(workers, head_of(parts[0]), parts[0].rounds)
     assert all(same(worker.weights(), workers[0].weights()) for worker in workers)
     assert untrained > 0.9 and wer(made, workers[0].weights()) < alone(count) + 0.05
 
 
 def test_a_slow_worker_takes_fewer_steps_at_the_same_rate_and_holds_nobody_up() -> None:
     parts = shares()
-    workers = [Worker(part) for part in parts]
+    workers, head = [Worker(part) for part in parts], head_of(parts[0])
     for _ in range(3):
-        updates = [workers[0].round(), workers[1].round(limit_s=0.0)]
-        assert [steps for _, steps in updates] == [4, 1]
-        for worker in workers:
-            worker.receive([update for update, _ in updates], [float(steps) for _, steps in updates])
+        assert train(workers, head, 1, slow=frozenset([1])) == [4, 1]
     assert same(workers[0].weights(), workers[1].weights())
     rates = []
     for worker in workers:
         worker._schedule.move(worker.done * EXCHANGE.local_steps)
         rates.append(worker._trainer.optimizer.param_groups[0]["lr"])
     assert rates[0] == rates[1]
-    train(workers, parts[0].rounds - 3, slow=frozenset([1]))
+    train(workers, head, parts[0].rounds - 3, slow=frozenset([1]))
     assert wer(setup(), workers[0].weights()) < alone(2) + 0.1
 
 
 def test_one_that_is_started_again_goes_on_with_the_others() -> None:
     parts = shares()
-    workers, book = [Worker(part) for part in parts], beginning(parts[0])
+    workers, head = [Worker(part) for part in parts], head_of(parts[0])
     half = parts[0].rounds // 2
-    for _ in range(half):
-        updates = [worker.round() for worker in workers]
-        for receiver in (*workers, book):
-            receiver.receive([update for update, _ in updates], [float(steps) for _, steps in updates])
-    agreed = {name: value.numpy() for name, value in book.weights.items()}
+    train(workers, head, half)
+    agreed = {name: value.numpy() for name, value in head.weights.items()}
     workers = [workers[0], Worker(parts[1], agreed, half)]
-    assert same(workers[0].weights(), workers[1].weights())  # the book alone is enough to begin again
-    train(workers, parts[0].rounds - half)
+    assert same(workers[0].weights(), workers[1].weights())  # the head's books alone are enough to begin again
+    train(workers, head, parts[0].rounds - half)
     assert same(workers[0].weights(), workers[1].weights())
     assert wer(setup(), workers[0].weights()) < alone(2) + 0.1
 

@@ -1,0 +1,62 @@
+"""The figures of a shared training, without training anything and without a network."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from benchmarks import exchange
+from benchmarks.exchange_wire import Counted, Meter, Task, Traffic, _counted
+from stages.alignment.exchange import ExchangeConfig
+
+
+def test_counters_are_read_between_two_readings_and_set_against_the_updates_of_that_stretch() -> None:
+    """One host sends 10 bytes a second and receives 1, another sends 20 and receives nothing."""
+    meter = Meter([None, None])
+    meter.readings = [(at, [(10 * at, at), (20 * at, 0)]) for at in (0, 4, 5, 100)]
+    told = {
+        "idle_from": 1.0,
+        "began": 3.0,
+        "closed": [10.0, 20.0, 30.5, 40.0, 50.0],
+        "sent": [500, 500],
+        "received": [50, 50],
+        "parameters": 1000,
+        "wer": 0.5,
+    }
+    found = _counted(Task(2, ExchangeConfig(local_steps=3)), told, meter)
+    assert found.wire == [Traffic(400.0, 40.0), Traffic(800.0, 0.0)]
+    assert found.idle == [Traffic(10.0, 1.0), Traffic(20.0, 0.0)]
+    assert found.before == [Traffic(70.0, 7.0), Traffic(140.0, 0.0)]
+    assert found.updates == [Traffic(400.0, 40.0), Traffic(400.0, 40.0)]  # of four of the five rounds
+    assert found.steps == 12 and found.dense_bytes == 4 * 1000 * 12 and found.seconds == 40.0
+    assert found.worst == Traffic(800.0, 40.0)
+
+
+def test_the_wires_ratio_is_that_of_the_worker_that_sent_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    traffic = [Traffic(100e3, 200e3), Traffic(400e3, 100e3)]
+    idle = [Traffic(1e3, 2e3), Traffic(5e3, 1e3)]
+    counted = Counted(1_000_000, 10, 20.0, [Traffic(50e3, 60e3)] * 2, traffic, idle, traffic, 0.25)
+    monkeypatch.setattr(exchange, "_kept", lambda asked, measure: asdict(counted))
+    found = {figure.name: figure for figure in exchange._wire(exchange.Size(), 2)}
+    assert found["wire_ratio_sent_2_workers"].value == 100 and found["wire_ratio_sent_2_workers"].met
+    assert found["wire_ratio_received_2_workers"].value == 200
+    assert found["updates_of_the_wire_2_workers"].value == 0.11
+    assert found["idle_on_the_wire_2_workers"].value == 0.12
+    assert found["wire_wer_2_workers"].value == 0.25
+
+
+def test_quality_is_the_mean_over_the_seeds_and_bytes_are_the_worst(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept(asked: list[Any], measure: object) -> dict[str, Any]:
+        seed, dense = asked[3], asked[-1] == "dense"
+        wer = 0.05 + 0.01 * seed if dense else 0.052 + 0.016 * seed
+        size = 1000 if dense else 10 - seed
+        return {"wer": wer, "steps": 160, "bytes_each": size, "received_each": 1000 if dense else 20}
+
+    monkeypatch.setattr(exchange, "_kept", kept)
+    found = {figure.name: figure for figure in exchange._quality(exchange.Size(seeds=(0, 1)), 4)}
+    assert found["bytes_ratio_4_workers"].value == 100 and found["bytes_ratio_4_workers"].met
+    assert found["bytes_ratio_received_4_workers"].value == 50
+    assert found["wer_over_dense_4_workers"].value == 0.005
+    assert found["wer_dense_4_workers"].value == 0.055 and "scale 20" in found["wer_dense_4_workers"].note
