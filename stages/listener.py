@@ -15,6 +15,7 @@ from stages.alignment.adapter import AdapterRecord, load_base, load_personal
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.embedlink import EmbedLink
 from stages.alignment.pieces import listen_for
+from stages.alignment.rescoring import Chooser
 from stages.alignment.soft_tokens import ReadOut
 from stages.alignment.spotting import ListedWords
 from stages.alignment.trainer import read_out_all
@@ -51,6 +52,8 @@ class Listener:
         self.link = link
         self.tokenizer = tokenizer
         self.words = words
+        self.chooser: Chooser | None = None
+        """Where an LLM is at hand: what reads again where the adapter is unsure."""
 
     @classmethod
     def load(
@@ -91,6 +94,7 @@ class Listener:
             self.link,
             [torch.from_numpy(np.asarray(item, dtype=np.float32)) for item in frames],
             words=self.words,
+            chooser=self.chooser,
         )
 
     @torch.inference_mode()

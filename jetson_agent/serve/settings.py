@@ -16,6 +16,10 @@ class ServeSettings(BaseModel):
         description="What the LLM does with what was said.",
     )
     max_new_tokens: int = Field(default=64, gt=0, description="Longest reply.")
+    rescore: bool = Field(
+        default=False,
+        description="Whether the LLM chooses between readings that the adapter is unsure of: fewer errors, a later first word.",
+    )
     max_bytes: int = Field(default=10_000_000, gt=0, description="Largest recording that is taken, as it is sent.")
     max_duration_s: float = Field(
         default=29.0, gt=0, le=29.0, description="Longest utterance; Whisper's window is 30 s."

@@ -155,10 +155,12 @@ def spot(log_posteriors: Tensor, words: ListedWords) -> list[Spotted]:
     return taken
 
 
-def read_with_words(log_posteriors: Tensor, rows: Tensor, words: ListedWords) -> ReadOut:
+def read_with_words(
+    log_posteriors: Tensor, rows: Tensor, words: ListedWords, found: Sequence[Spotted] | None = None
+) -> ReadOut:
     """One utterance's read-out in which a listed word takes the place of what was read while it was said.
 
-    Shapes as in ``read_out``. The word's soft tokens are its own rows: the LLM sees the name as it would read it. A listed word
+    Shapes as in ``read_out``; ``found``: what ``spot`` gave, where that is known. The word's soft tokens are its own rows: the LLM sees the name as it would read it. A listed word
     is left out where it would end within another word (the next piece has no leading space).
     """
     plain = read_out(log_posteriors, rows)
@@ -167,7 +169,7 @@ def read_with_words(log_posteriors: Tensor, rows: Tensor, words: ListedWords) ->
         (first, [row], plain.soft_tokens[place : place + 1]) for place, (row, first, _) in enumerate(spans)
     ]
     replaced: set[int] = set()
-    for one in spot(log_posteriors, words):
+    for one in spot(log_posteriors, words) if found is None else found:
         inside = {
             place for place, (_, first, last) in enumerate(spans) if one.first <= (first + last - 1) / 2 < one.last
         }

@@ -21,7 +21,7 @@ from stages.alignment.embedlink import EmbedLink, can_align, ctc_loss, embedding
 from stages.alignment.rescoring import Chooser
 from stages.alignment.resume import load_optimizer, optimizer_tensors, schedule_position
 from stages.alignment.soft_tokens import ReadOut, read_out
-from stages.alignment.spotting import ListedWords, read_with_words
+from stages.alignment.spotting import ListedWords, read_with_words, spot
 from stages.yielding import between_steps
 
 
@@ -303,11 +303,11 @@ def read_out_all(
         log_posteriors, _, counts = link.log_posteriors(bridge, padded, lengths)
         for place, index in enumerate(batch):
             own = log_posteriors[place, : int(counts[place])]
-            heard = plain = read_out(own, link.rows)
-            if words:
-                heard = read_with_words(own, link.rows, words)
-            if chooser is not None and heard.rows == plain.rows:
-                heard = chooser(own, link.rows, plain)
-            outputs[index] = heard
+            found = spot(own, words) if words else []
+            if words and found:
+                outputs[index] = read_with_words(own, link.rows, words, found)
+                continue
+            heard = read_out(own, link.rows)
+            outputs[index] = heard if chooser is None else chooser(own, link.rows, heard)
     bridge.train(was_training)
     return [output for output in outputs if output is not None]

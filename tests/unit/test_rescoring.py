@@ -8,8 +8,13 @@ from itertools import product
 import pytest
 import torch
 
+from stages.alignment.bridgeformer import BridgeFormer
+from stages.alignment.embedlink import EmbedLink
 from stages.alignment.rescoring import Chooser, Reading, Rescorer, RescoringConfig, best_readings, rescore
-from stages.alignment.soft_tokens import read_out
+from stages.alignment.soft_tokens import ReadOut, read_out
+from stages.alignment.spotting import listed_words
+from stages.alignment.trainer import read_out_all
+from tests.helpers_alignment import CONFIG, WORDS, rows, spoken
 from tests.helpers_llm import tiny_llama, tiny_tokenizer
 
 
@@ -86,3 +91,23 @@ def test_the_llm_decides_between_what_is_close_and_is_not_asked_where_nothing_is
     sure = [Reading((0,), math.log(0.995)), Reading((1,), math.log(0.001))]
     assert rescore(sure, [10, 11], likes, RescoringConfig()) == (0,)  # type: ignore[arg-type]
     assert likes.asked == asked
+
+
+def test_a_listener_with_a_chooser_reads_again_but_not_where_a_listed_word_was_found() -> None:
+    bridge = BridgeFormer(CONFIG).eval()
+    link = EmbedLink(rows())
+    frames = [example.frames for example in spoken(3)]
+    asked: list[ReadOut] = []
+
+    def choose(log_posteriors: torch.Tensor, table: torch.Tensor, heard: ReadOut) -> ReadOut:
+        asked.append(heard)
+        return ReadOut([5], table[[5]], heard.confidence)
+
+    plain = read_out_all(bridge, link, frames)
+    again = read_out_all(bridge, link, frames, chooser=choose)  # type: ignore[arg-type]  # a stand-in
+    assert [one.rows for one in again] == [[5]] * 3
+    assert sorted(one.rows for one in asked) == sorted(one.rows for one in plain)
+    listed = listed_words({"bravo": [1]}, [f" {word}" for word in WORDS], boost=100.0)
+    assert listed is not None
+    found = read_out_all(bridge, link, frames, words=listed, chooser=choose)  # type: ignore[arg-type]
+    assert all(1 in one.rows for one in found)
