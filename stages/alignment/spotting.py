@@ -160,9 +160,9 @@ def read_with_words(
 ) -> ReadOut:
     """One utterance's read-out in which a listed word takes the place of what was read while it was said.
 
-    Shapes as in ``read_out``; ``found``: what ``spot`` gave, where that is known. The word's soft tokens are its own rows: the LLM
-    sees the name as it would read it. A listed word is left out where it would end within another word (the next piece has no
-    leading space).
+    Shapes as in ``read_out``; ``found``: what ``spot`` gave, where that is known. The word's soft tokens are its own rows: the
+    LLM sees the name as it would read it. A listed word is left out where it would end within another word (the next piece
+    has no leading space).
     """
     plain = read_out(log_posteriors, rows)
     spans = collapse(log_posteriors.argmax(dim=-1))
