@@ -127,6 +127,7 @@ class Base(Frozen):
     workers: Positive = 1
     exchange_steps: Positive = 8
     exchange_density: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
+    speller: bool = False
 
 
 class Personalize(Frozen):
