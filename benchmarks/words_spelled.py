@@ -18,6 +18,7 @@ from benchmarks.taught import Taught, teach
 from pipeline.cohorts.demo import base_voices
 from pipeline.cohorts.espeak import Voice
 from pipeline.cohorts.lexicon import WORDS, lexicon_users
+from pipeline.runs.configs import SPELLER_TEMPO, speller_bridge_config
 from stages.alignment.embedlink import EmbedLink
 from stages.alignment.metrics import word_errors
 from stages.alignment.spelling import Lexicon, SpellingRules, letter_tokens, one_reading, spelled_text, words_of_table
@@ -25,10 +26,6 @@ from stages.alignment.trainer import Example, read_out_all
 from stages.alignment.vocabulary import Vocabulary
 from stages.examples import LabelledUtterance
 from stages.models.llm import embedding_rows
-
-SPELLER_STACK = 2
-SPELLER_SCALE = 20.0
-TEMPO = 0.12
 
 
 @dataclass(frozen=True)
@@ -62,9 +59,10 @@ def teach_speller(bench: Bench, training: Sequence[LabelledUtterance], epochs: i
         )
         for item in items
     ]
-    config = replace(bench.train_config(0), **{**QUICK, "epochs": epochs, "embedding_weight": 0.0, "tempo": TEMPO})
-    bridge = replace(bench.bridge, stack=SPELLER_STACK, scale=SPELLER_SCALE)
-    return teach(bench, "speller", examples, vocabulary, config, bridge)
+    config = replace(
+        bench.train_config(0), **{**QUICK, "epochs": epochs, "embedding_weight": 0.0, "tempo": SPELLER_TEMPO}
+    )
+    return teach(bench, "speller", examples, vocabulary, config, speller_bridge_config(bench.bridge))
 
 
 def _read(bench: Bench, base: Taught, items: Sequence[LabelledUtterance]) -> list[str]:

@@ -23,7 +23,10 @@ def _list(home: HomeFolder) -> WordList:
 
 @app.command()
 def add(words: list[str] = WORDS, home: HomeFolder = None) -> None:
-    """Listen for words from now on; a server that runs takes them up by itself. Nothing is trained."""
+    """Listen for words from now on; a server that runs takes them up by itself. Nothing is trained.
+
+    Where the base has a speller (base.speller in its project's params.yaml), they are also found in what was spelled.
+    """
     new, there = _list(home).add(words)
     if new:
         typer.echo(f"listens for {', '.join(new)}")

@@ -202,8 +202,9 @@ def _learn(home: Home, under_way: UnderWay, learn: list[Remembered], guard: list
     learner = load_learner(device.base, device.llm, [item.text for item in learn], settings)
     replayed, judging = home.general()
     version = shelf.current()
-    base = Listener.load(device.base, device.llm, tokenizer=learner.tokenizer)
-    used = Listener.load(device.base, device.llm, version.folder, learner.tokenizer) if version else base
+    # an update changes what is read in words: by that alone it is judged, without the base's speller
+    base = Listener.load(device.base, device.llm, tokenizer=learner.tokenizer, spells=False)
+    used = Listener.load(device.base, device.llm, version.folder, learner.tokenizer, spells=False) if version else base
     # an adapter must not leave other people worse off than the base did, however little each round costs them
     bar: Wers = {"own": wer(used, guard), "general": _general_wer(home, base, judging)}
     checkpoint = under_way.checkpoint(

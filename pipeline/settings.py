@@ -128,6 +128,7 @@ class Base(Frozen):
     exchange_steps: Positive = 5
     exchange_density: Annotated[float, Field(gt=0.0, le=1.0)] = 0.25
     exchange_bits: Annotated[int, Field(ge=1, le=8)] = 1
+    speller: bool = False
 
 
 class Personalize(Frozen):

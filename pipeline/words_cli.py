@@ -31,8 +31,9 @@ def _list(user: str) -> WordList:
 def add(words: list[str] = WORDS, user: str = USER) -> None:
     """Listen for words such as names: `ask` and `transcribe` do from now on.
 
-    Nothing is trained: where the adapter nearly reads a listed word, it is read. A name whose sound was never learned is better
-    corrected (`edgealign-agent correct`). The list is kept on this machine alone.
+    Nothing is trained: where the adapter nearly reads a listed word, it is read. With base.speller (params.yaml), listed names
+    are also found in what was spelled; without, a name whose sound was never learned is better corrected
+    (`edgealign-agent correct`). The list is kept on this machine alone.
     """
     found = _list(user)
     new, there = found.add(words)

@@ -6,12 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from stages.alignment.adapter import AdapterRecord, load_base, load_personal
+from stages.alignment.adapter import SPELLER, AdapterRecord, load_base, load_personal
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.embedlink import EmbedLink
 from stages.alignment.pieces import listen_for
@@ -22,6 +22,9 @@ from stages.alignment.trainer import read_out_all
 from stages.alignment.vocabulary import Vocabulary
 from stages.errors import InputError
 from stages.models.llm import embedding_rows, load_tokenizer
+
+if TYPE_CHECKING:
+    from stages.speller import Speller
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Listener:
         link: EmbedLink,
         tokenizer: Any,
         words: ListedWords | None = None,
+        speller: Speller | None = None,
     ):
         self.bridge = bridge
         self.vocabulary = vocabulary
@@ -52,6 +56,8 @@ class Listener:
         self.link = link
         self.tokenizer = tokenizer
         self.words = words
+        self.speller = speller
+        self._strings = vocabulary.strings(tokenizer) if speller else []
         self.chooser: Chooser | None = None
         """Where an LLM is at hand: what reads again where the adapter is unsure."""
 
@@ -63,12 +69,16 @@ class Listener:
         personal_folder: Path | None = None,
         tokenizer: Any = None,
         words: Sequence[str] = (),
+        spells: bool = True,
     ) -> Listener:
         """The base adapter, or a personal one merged into it; reads only rows of the LLM's table, not the LLM.
 
+        Where the base has a speller (``base.speller``), it reads along unless ``spells`` is False. A person's shift of the
+        frames goes before it, too; nothing else of a personal adapter does.
         ``tokenizer``: the LLM's, where it is loaded already (it takes half a second). ``words``: normalised words or names to
         listen for, though no training has heard them; the vocabulary grows by their rows.
-        Raises InputError where the adapter was made for another LLM than the one in ``llm_folder``.
+        Raises InputError where the adapter was made for another LLM than the one in ``llm_folder``, or the speller for another
+        encoder or LLM than the adapter.
         """
         from stages.models.llm import llm_identity
 
@@ -85,17 +95,25 @@ class Listener:
         tokenizer = tokenizer or load_tokenizer(llm_folder)
         vocabulary, listed = listen_for(vocabulary, tokenizer, words)
         link = EmbedLink(embedding_rows(llm_folder, vocabulary.ids))
-        return cls(bridge, vocabulary, record, link, tokenizer, listed)
+        speller = None
+        if spells and (base_folder / SPELLER).is_dir():
+            from stages.speller import Speller  # a registered model has none, and goes without what it imports
+
+            speller = Speller.load(base_folder / SPELLER, llm_folder, record, tokenizer, words)
+            speller.bridge.frame_shift.copy_(bridge.frame_shift)
+        return cls(bridge, vocabulary, record, link, tokenizer, listed, speller)
 
     def read(self, frames: Sequence[np.ndarray]) -> list[ReadOut]:
-        """Read-outs of utterances' (T, F) frames."""
-        return read_out_all(
-            self.bridge,
-            self.link,
-            [torch.from_numpy(np.asarray(item, dtype=np.float32)) for item in frames],
-            words=self.words,
-            chooser=self.chooser,
-        )
+        """Read-outs of utterances' (T, F) frames: of words, and where there is a speller, of words and letters in one."""
+        tensors = [torch.from_numpy(np.asarray(item, dtype=np.float32)) for item in frames]
+        found = read_out_all(self.bridge, self.link, tensors, words=self.words, chooser=self.chooser)
+        if self.speller is None:
+            return found
+        letters = self.speller.read(tensors)
+        return [
+            self.speller.join(heard, spelled, self.vocabulary, self._strings)
+            for heard, spelled in zip(found, letters, strict=True)
+        ]
 
     @torch.inference_mode()
     def posteriors(self, frames: np.ndarray) -> np.ndarray:
@@ -107,7 +125,7 @@ class Listener:
 
     def text_of(self, read_out: ReadOut) -> str:
         """The text of a read-out."""
-        return self.vocabulary.text_of(self.tokenizer, read_out.rows)
+        return self.vocabulary.text_of(self.tokenizer, read_out.rows, read_out.beyond)
 
     def hear(self, samples: np.ndarray, encoder: Any, padding_s: float) -> Heard:
         """One utterance, (n,) float32 at 16 kHz, with the time that each step took."""

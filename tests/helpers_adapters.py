@@ -135,28 +135,36 @@ def in_this_process(*modules: Any) -> Iterator[None]:
 def write_llm(project: Project) -> None:
     """A tiny Llama whose tokens are whole words."""
     import tokenizers
+
+    from tests.helpers_alignment import WORDS
+
+    words = {word: index for index, word in enumerate(("<end>", *WORDS))}
+    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<end>"))
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    save_llm(project.llm, plain)
+
+
+def save_llm(folder: Path, plain: Any) -> None:
+    """A tiny Llama of random weights with a ``tokenizers.Tokenizer``."""
     import torch
     import transformers
 
     from stages.models.identity import write_identity
-    from tests.helpers_alignment import CONFIG, WORDS
+    from tests.helpers_alignment import CONFIG
 
     torch.manual_seed(0)
-    words = {word: index for index, word in enumerate(("<end>", *WORDS))}
-    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<end>"))
-    plain.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="<end>", unk_token="<end>")
     config = transformers.LlamaConfig(
-        vocab_size=len(words),
+        vocab_size=plain.get_vocab_size(),
         hidden_size=CONFIG.llm_width,
         intermediate_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
         initializer_range=0.1,
     )
-    tokenizer.save_pretrained(project.llm)
-    transformers.LlamaForCausalLM(config).save_pretrained(project.llm)
-    write_identity(project.llm, "tiny", "llama", CONFIG.llm_width, "model.embed_tokens.weight")
+    tokenizer.save_pretrained(folder)
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    write_identity(folder, "tiny", "llama", CONFIG.llm_width, "model.embed_tokens.weight")
 
 
 def write_cohort(project: Project, cohort: str, speakers: Mapping[str, float], first: int) -> None:

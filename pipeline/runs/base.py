@@ -15,7 +15,7 @@ from pipeline.cluster.work import Result, run_tasks
 from pipeline.progress import progress
 from pipeline.runs.base_checkpoint import Best, Curve, resume, save_checkpoint
 from pipeline.runs.base_rounds import Lesson, lesson_of, next_lesson
-from pipeline.runs.base_setup import Split, prepare, split_people
+from pipeline.runs.base_setup import Split, prepare, prepare_speller, split_people
 from pipeline.runs.common import Context, Costs, log, tell_failures, worker_threads
 from pipeline.runs.recorded import figures_of, recorded, tell_load, timed_curve
 from pipeline.tracking.lineage import lineage_tags
@@ -23,11 +23,12 @@ from stages.atomic import sha256_file, sha256_json
 from stages.errors import ClusterError
 
 BASE_VERSION = 1  # raise when the same inputs would train another adapter
+SPELLER_VERSION = 1  # the same for its speller
 
 
 @dataclass
 class Round:
-    """One training from random weights."""
+    """One training from random weights, of a base or of its speller."""
 
     number: int
     lesson: Lesson
@@ -37,6 +38,12 @@ class Round:
     curve: Curve = field(default_factory=lambda: {"loss": [], "dev_wer": []})
     best: Best = field(default_factory=Best)
     exchanged_bytes: int = 0
+    of: str = "base"
+
+    @property
+    def prefix(self) -> str:
+        """Of what MLflow is told of it."""
+        return "" if self.of == "base" else f"{self.of}_"
 
     @property
     def seconds(self) -> float:
@@ -58,6 +65,8 @@ def _run(context: Context, run: Any) -> None:
     run.params({"base": context.settings.base.model_dump(), **told, "users_held_out": len(split.held_out)})
     costs = Costs()
     rounds: list[Round] = []
+    speller: Round | None = None
+    costs_spelling = Costs()
     with connect(context.project, context.settings) as session:
         while True:
             _train(context, session, one, costs, run)
@@ -69,8 +78,14 @@ def _run(context: Context, run: Any) -> None:
             if lesson is None:
                 break
             one = _begin(context, split, lesson, len(rounds) + 1)
-    _keep(context, rounds, costs, run)
-    for one in rounds:
+        if context.settings.base.speller:
+            speller = _begin_speller(context, split, best_round(rounds))
+            told = {name: speller.facts[name] for name in ("vocabulary_size", "cannot_spell")}
+            run.params({f"{speller.prefix}{name}": value for name, value in told.items()})
+            _train(context, session, speller, costs_spelling, run)
+    spells = None if speller is None else _spells(context, speller, costs_spelling, run)
+    _keep(context, rounds, costs, run, spells)
+    for one in [*rounds, *([speller] if speller else [])]:
         one.checkpoint.unlink(missing_ok=True)
 
 
@@ -78,25 +93,65 @@ def _begin(context: Context, split: Split, lesson: Lesson, number: int) -> Round
     """A round with its setup, nothing trained yet."""
     setup, facts = prepare(context, split, lesson.training)
     private, inputs = context.project.private, sha256_file(context.project.base_inputs)
-    key = sha256_json([BASE_VERSION, inputs, facts, context.settings.base.model_dump(), number, lesson.digest])
+    key = sha256_json([BASE_VERSION, inputs, facts, _settings_of_base(context), number, lesson.digest])
     return Round(number, lesson, setup, facts, private / "checkpoints" / f"base-{key[:16]}.safetensors")
+
+
+def _begin_speller(context: Context, split: Split, taken: Round) -> Round:
+    """The speller of the base that was taken, nothing trained yet: it learns from the same utterances."""
+    setup, facts = prepare_speller(context, split, taken.lesson.training, taken.setup.bridge, taken.facts)
+    private, inputs = context.project.private, sha256_file(context.project.base_inputs)
+    key = sha256_json([SPELLER_VERSION, inputs, facts, _settings_of_base(context), taken.lesson.digest])
+    path = private / "checkpoints" / f"base-speller-{key[:16]}.safetensors"  # an erasure looks for base-*
+    return Round(1, taken.lesson, setup, facts, path, of="speller")
+
+
+def _settings_of_base(context: Context) -> dict[str, Any]:
+    """What a base follows from: with a speller or without, it is the same one."""
+    return context.settings.base.model_dump(exclude={"speller"})
 
 
 def _train(context: Context, session: Session, one: Round, costs: Costs, run: Any) -> None:
     """All epochs of a round, from its last checkpoint on; those of the rounds before stay until the last one is done."""
     settings = context.settings
     state = resume(one.checkpoint, one.curve, one.best)
-    name = "base" if one.number == 1 else f"base, round {one.number}"
+    name = one.of if one.number == 1 else f"{one.of}, round {one.number}"
     with progress(name, settings.base.epochs, "epochs") as advance:
-        one.setup, placement = _planned(one.setup, session, run)
-        if settings.base.workers > 1:
+        one.setup, placement = _planned(one, session, run)
+        if settings.base.workers > 1 and one.of == "base":
             one.exchanged_bytes = _in_parallel(context, session, one, placement, costs, advance)
         else:
             _by_epochs(context, session, one, state, placement, (costs, run), advance)
 
 
-def _keep(context: Context, rounds: list[Round], costs: Costs, run: Any) -> None:
-    """Write the best round's adapter, with what every round learned, and record the run."""
+def _spells(context: Context, speller: Round, costs: Costs, run: Any) -> tuple[Any, Any]:
+    """The speller and its record, of which the run is told."""
+    best, curve = speller.best, speller.curve
+    metrics: dict[str, Any] = {
+        "dev_wer": best.wer,
+        "epoch": best.epoch,
+        "train_seconds": speller.seconds,
+        "utterances": len(speller.setup.training.utterances),
+        "cannot_spell": speller.facts["cannot_spell"],
+        "peak_rss_bytes": costs.peak_rss_bytes,
+        "curve": curve,
+    }
+    wer = "unknown" if best.wer is None else f"{best.wer:.3f}"
+    log.info("speller: epoch %d is taken, WER on held-out users of its letters alone %s", best.epoch, wer)
+    told = {name: value for name, value in metrics.items() if name not in ("curve", "dev_wer", "peak_rss_bytes")}
+    told |= {"best_dev_wer": best.wer, **costs.metrics()}
+    run.metrics({f"{speller.prefix}{name}": value for name, value in told.items()})
+    timed = [(int(step), seconds, wer) for step, seconds, wer in curve["dev_wer"]]
+    timed_curve(run, f"{speller.prefix}dev_wer", timed)
+    return _made(context, speller, metrics, costs)
+
+
+def _keep(
+    context: Context, rounds: list[Round], costs: Costs, run: Any, speller: tuple[Any, Any] | None = None
+) -> None:
+    """Write the best round's adapter, with what every round learned and with its speller, and record the run."""
+    from stages.alignment.adapter import save_base
+
     project, settings = context.project, context.settings
     taken = best_round(rounds)
     metrics: dict[str, Any] = {
@@ -113,9 +168,10 @@ def _keep(context: Context, rounds: list[Round], costs: Costs, run: Any) -> None
     if len(rounds) > 1:
         wers = ", ".join(f"{one.number}: {one.best.wer:.3f}" for one in rounds if one.best.wer is not None)
         log.info("base: round %d is taken, WER on held-out users by round %s", taken.number, wers or "unknown")
-    assert taken.best.state is not None
     curve = metrics["curve"]
-    _write(context, taken.setup, taken.best.state, taken.facts, metrics, costs)
+    bridge, record = _made(context, taken, metrics, costs)
+    save_base(project.base_adapter, bridge, record, speller)
+    metrics["adapter_bytes"] = (project.base_adapter / "adapter.safetensors").stat().st_size
     # "dev_wer" is a curve whose last point need not be the best
     run.metrics({name: value for name, value in metrics.items() if name not in ("curve", "dev_wer", "rounds")})
     run.metrics({"best_dev_wer": taken.best.wer})
@@ -164,7 +220,8 @@ def _by_epochs(
     (costs, run), curve, best = told, one.curve, one.best
     advance(len(curve["loss"]))
     for _ in range(len(curve["loss"]), context.settings.base.epochs):
-        outcome = _one_epoch(session, context, run_epoch, (one.setup, state, worker_threads()), placement, costs, run)
+        work = (one.setup, state, worker_threads())
+        outcome = _one_epoch(session, context, run_epoch, work, placement, costs, run, of=one.of)
         state = outcome.state
         curve["loss"].append([outcome.epoch, outcome.loss])
         curve["dev_wer"].append([outcome.epoch, outcome.seconds, outcome.dev_wer])
@@ -172,7 +229,7 @@ def _by_epochs(
             best.wer, best.epoch, best.state = outcome.dev_wer, outcome.epoch, state
         save_checkpoint(one.checkpoint, outcome.state, curve, best)
         advance(1)
-        _tell_epoch(outcome)
+        _tell_epoch(one.of, outcome)
 
 
 def _in_parallel(
@@ -196,10 +253,11 @@ def _in_parallel(
     return found.sent_bytes
 
 
-def _planned(setup: Any, session: Session, run: Any) -> tuple[Any, Placement]:
+def _planned(one: Round, session: Session, run: Any) -> tuple[Any, Placement]:
     """The setup with batches that fit into a device's memory, and what it asks of one. Raises ClusterError where none does."""
     from pipeline.runs.memory import plan_all, work_of
 
+    setup = one.setup
     table = 0 if setup.table is None else len(setup.table)
     work = work_of(
         "base",
@@ -213,9 +271,9 @@ def _planned(setup: Any, session: Session, run: Any) -> tuple[Any, Placement]:
     )
     [plan], placement = plan_all([work], session.nodes())
     if isinstance(plan, ClusterError):
-        raise ClusterError(f"base: {plan}")
-    log.info("base: memory planned: %s", plan.describe())
-    run.params(plan.params())
+        raise ClusterError(f"{one.of}: {plan}")
+    log.info("%s: memory planned: %s", one.of, plan.describe())
+    run.params({f"{one.prefix}{name}": value for name, value in plan.params().items()})
     train = replace(setup.train, micro_batch=plan.micro_setting)
     return replace(setup, train=train, read_batch=plan.read_batch), placement
 
@@ -237,6 +295,7 @@ def _one_epoch(
     placement: Placement,
     costs: Costs,
     run: Any,
+    of: str = "base",
 ) -> Any:
     found: list[Any] = []
 
@@ -252,30 +311,26 @@ def _one_epoch(
         placement,
         retries=context.settings.ray.task_retries,
         on_result=done,
-        describe=lambda index: "one epoch of the base",
+        describe=lambda index: f"one epoch of the {of}",
     )
-    tell_failures("base", failures, 1)
+    tell_failures(of, failures, 1)
     return found[0]
 
 
-def _tell_epoch(outcome: Any) -> None:
+def _tell_epoch(of: str, outcome: Any) -> None:
     wer = "" if outcome.dev_wer is None else f", WER on held-out users {outcome.dev_wer:.3f}"
-    log.info("base: epoch %d, loss %.3f%s, %.0f s of training", outcome.epoch, outcome.loss, wer, outcome.seconds)
+    log.info("%s: epoch %d, loss %.3f%s, %.0f s of training", of, outcome.epoch, outcome.loss, wer, outcome.seconds)
 
 
-def _write(
-    context: Context,
-    setup: Any,
-    state: dict[str, np.ndarray],
-    facts: dict[str, Any],
-    metrics: dict[str, Any],
-    costs: Costs,
-) -> None:
+def _made(context: Context, one: Round, metrics: dict[str, Any], costs: Costs) -> tuple[Any, Any]:
+    """The best epoch's BridgeFormer and its record, which holds ``metrics``."""
     import torch
 
-    from stages.alignment.adapter import AdapterRecord, save_base
+    from stages.alignment.adapter import AdapterRecord
     from stages.alignment.bridgeformer import BridgeFormer
 
+    setup, facts, state = one.setup, one.facts, one.best.state
+    assert state is not None  # at least one epoch ran
     bridge = BridgeFormer(setup.bridge)
     bridge.load_state_dict(
         {name[7:]: torch.from_numpy(np.array(value)) for name, value in state.items() if name.startswith("bridge.")}
@@ -293,9 +348,8 @@ def _write(
         held_out_utterances=setup.held_out.utterances,
         data_md5=lines.get("data_md5"),
         git_commit=lines.get("git_commit"),
-        settings={"base": context.settings.base.model_dump(), "alignment": context.settings.alignment.model_dump()},
+        settings={"base": _settings_of_base(context), "alignment": context.settings.alignment.model_dump()},
         device={"nodes": sorted(costs.nodes), "kinds": sorted(costs.kinds)},
         metrics=metrics,
     )
-    save_base(context.project.base_adapter, bridge, record)
-    metrics["adapter_bytes"] = (context.project.base_adapter / "adapter.safetensors").stat().st_size
+    return bridge, record

@@ -90,6 +90,73 @@ def prepare(context: Context, split: Split, training: Sequence[Any]) -> tuple[An
     return setup, {**facts, "vocabulary": list(vocabulary.ids)}
 
 
+def prepare_speller(
+    context: Context, split: Split, training: Sequence[Any], bridge: Any, of_base: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The setup of a speller on what its base trains on, and the facts that it stands on.
+
+    ``bridge``, ``of_base``: the base's BridgeFormerConfig and facts. Texts with a sign that is no letter are left out and
+    counted. Raises InputError where there is no other.
+    """
+    from pipeline.runs.configs import speller_bridge_config, speller_train_config
+    from stages.alignment.spelling import letter_tokens
+    from stages.alignment.vocabulary import Vocabulary
+    from stages.base import BaseSetup
+    from stages.models.llm import embedding_rows, load_tokenizer
+
+    project, settings = context.project, context.settings
+    tokenizer = load_tokenizer(project.llm)
+    letters = letter_tokens(tokenizer)
+    vocabulary = Vocabulary(tuple(sorted(letters.values())))
+    corpus = spelled_corpus(training, vocabulary, letters)
+    cannot = len(training) - len(corpus.utterances)
+    if not corpus.utterances:
+        raise InputError(
+            f"base.speller: none of {len(training)} training text(s) can be spelled with the {len(letters)} letters of the "
+            "LLM's table, needed at least one of a to z alone. Set base.speller to false in params.yaml."
+        )
+    setup = BaseSetup(
+        bridge=speller_bridge_config(bridge),
+        train=speller_train_config(settings),
+        training=corpus,
+        held_out=spelled_corpus(split.judging, vocabulary, None),
+        rows=embedding_rows(project.llm, vocabulary.ids).numpy(),
+        tokens=vocabulary.strings(tokenizer),
+    )
+    log.info(
+        "speller: %d utterances train, %d are left out since their texts cannot be spelled, %d rows of the embedding table",
+        *(len(corpus.utterances), cannot, len(vocabulary)),
+    )
+    kept = {name: of_base[name] for name in ("encoder", "llm", "held_out_users", "alignment")}
+    return setup, {
+        **kept,
+        "vocabulary_size": len(vocabulary),
+        "cannot_spell": cannot,
+        "vocabulary": list(vocabulary.ids),
+    }
+
+
+def spelled_corpus(items: Sequence[Any], vocabulary: Any, letters: dict[str, int] | None) -> Any:
+    """Those of the labelled utterances that can be spelled; without ``letters`` all, without targets. Apostrophes go."""
+    from stages.alignment.spelling import spelled_text
+    from stages.base import Corpus
+
+    found = Corpus([], [], [], [])
+    for item in items:
+        try:
+            tokens = [] if letters is None else spelled_text(item.text, letters)
+        except KeyError:
+            continue
+        if letters is not None and not tokens:
+            continue
+        found.utterances.append(item.utterance)
+        found.texts.append(item.text.replace("'", ""))
+        found.frames.append(item.frames)
+        found.targets.append(np.array([vocabulary.place_of(token) for token in tokens], dtype=np.int64))
+        found.users.append(person(item))
+    return found
+
+
 def _table(context: Context) -> np.ndarray | None:
     """(T, D) float16, the LLM's whole table, where rows are drawn from it; half as much to send as float32."""
     from stages.models.llm import embedding_rows

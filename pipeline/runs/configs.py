@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pipeline.settings import Settings
 from stages.agreement import ADAPTER, WHISPER, AgreementRules
 from stages.alignment.bridgeformer import BridgeFormerConfig
 from stages.alignment.personal import PersonalConfig
 from stages.alignment.trainer import TrainConfig
+
+SPELLER_STACK = 2
+"""Letters come faster than words: 25 Hz."""
+SPELLER_SCALE = 20.0
+SPELLER_TEMPO = 0.12
 
 
 def bridge_config(settings: Settings, encoder_width: int, llm_width: int) -> BridgeFormerConfig:
@@ -36,6 +43,16 @@ def train_config(settings: Settings) -> TrainConfig:
         seed=chosen.seed,
         sampled_rows=settings.alignment.sampled_rows,
     )
+
+
+def speller_bridge_config(bridge: BridgeFormerConfig) -> BridgeFormerConfig:
+    """Sizes of the speller beside a base of these sizes."""
+    return replace(bridge, stack=SPELLER_STACK, scale=SPELLER_SCALE)
+
+
+def speller_train_config(settings: Settings) -> TrainConfig:
+    """How a base's speller is trained: as long as the base, by CTC alone and against its own few rows."""
+    return replace(train_config(settings), embedding_weight=0.0, sampled_rows=0, tempo=SPELLER_TEMPO)
 
 
 def agreement_rules(settings: Settings) -> AgreementRules:

@@ -196,11 +196,14 @@ def _guard(context: Context) -> list[Any]:
 def _keys(
     context: Context, folders: dict[str, Path], held_out: dict[str, list[Any]], guard: list[Any]
 ) -> dict[str, str]:
-    """For each user what the figures follow from: adapters, held-out utterances and the guard's, settings, LLM."""
+    """For each user what the figures follow from: adapters, speller, held-out utterances and the guard's, settings, LLM."""
+    from stages.alignment.adapter import SPELLER
     from stages.alignment.record import read_record
     from stages.models.identity import read_identity
 
-    base = read_record(context.project.base_adapter).weights_sha256
+    base: Any = read_record(context.project.base_adapter).weights_sha256
+    if (context.project.base_adapter / SPELLER).is_dir():
+        base = [base, read_record(context.project.base_adapter / SPELLER).weights_sha256]
     llm = str(read_identity(context.project.llm))
     guarding = [[item.cohort, item.user, item.utterance, item.text] for item in guard]
     keys = {}

@@ -23,15 +23,22 @@ from stages.alignment.vocabulary import Vocabulary
 from stages.atomic import atomic_folder, sha256_file, write_json
 from stages.errors import InputError
 
+SPELLER = "speller"
+"""Folder in a base's, of the adapter that spells."""
+
 
 def save(folder: Path, tensors: dict[str, np.ndarray], record: AdapterRecord) -> AdapterRecord:
     """Write an adapter's folder, whole or not at all, and return the record with its weights' hash."""
     with atomic_folder(folder) as temporary:
-        content = to_bytes({name: np.ascontiguousarray(value) for name, value in tensors.items()})
-        (temporary / "adapter.safetensors").write_bytes(content)  # unlike save_file, it says when the disk is full
-        record.weights_sha256 = sha256_file(temporary / "adapter.safetensors")
-        write_json(temporary / "adapter.json", asdict(record))
+        _write(temporary, tensors, record)
     return record
+
+
+def _write(folder: Path, tensors: dict[str, np.ndarray], record: AdapterRecord) -> None:
+    content = to_bytes({name: np.ascontiguousarray(value) for name, value in tensors.items()})
+    (folder / "adapter.safetensors").write_bytes(content)  # unlike save_file, it says when the disk is full
+    record.weights_sha256 = sha256_file(folder / "adapter.safetensors")
+    write_json(folder / "adapter.json", asdict(record))
 
 
 def read_tensors(folder: Path, record: AdapterRecord) -> dict[str, np.ndarray]:
@@ -51,9 +58,23 @@ def read_tensors(folder: Path, record: AdapterRecord) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: not a safetensors file ({error}). Delete the folder and run `dvc repro`.") from error
 
 
-def save_base(folder: Path, bridge: BridgeFormer, record: AdapterRecord) -> AdapterRecord:
-    """Write a base adapter in float32, so that every personal change refers to the same bits."""
-    return save(folder, {name: value.detach().float().numpy() for name, value in bridge.state_dict().items()}, record)
+def save_base(
+    folder: Path,
+    bridge: BridgeFormer,
+    record: AdapterRecord,
+    speller: tuple[BridgeFormer, AdapterRecord] | None = None,
+) -> AdapterRecord:
+    """Write a base adapter in float32, so that every personal change refers to the same bits, and its speller, if any."""
+    with atomic_folder(folder) as temporary:
+        _write(temporary, _weights(bridge), record)
+        if speller is not None:
+            (temporary / SPELLER).mkdir()
+            _write(temporary / SPELLER, _weights(speller[0]), speller[1])
+    return record
+
+
+def _weights(bridge: BridgeFormer) -> dict[str, np.ndarray]:
+    return {name: value.detach().float().numpy() for name, value in bridge.state_dict().items()}
 
 
 def load_base(folder: Path) -> tuple[BridgeFormer, Vocabulary, AdapterRecord]:

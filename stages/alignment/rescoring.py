@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
 from stages.alignment.embedlink import BLANK
@@ -154,6 +153,8 @@ class Chooser:
 
         Where both read the same token its soft token stays; another one is its row, as the LLM knows it.
         """
+        from rapidfuzz.distance import Levenshtein  # a registered model reads without it
+
         readings = best_readings(log_posteriors, self._config.beam, self._config.candidates)
         chosen = list(rescore(readings, self._ids, self._rescorer, self._config))
         if chosen == heard.rows:

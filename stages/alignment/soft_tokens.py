@@ -21,9 +21,10 @@ to a vector that is no word, and the LLM rambles; see "Soft tokens" in docs/note
 class ReadOut:
     """What the adapter heard in one utterance."""
 
-    rows: list[int]  # N row indices, best path collapsed
+    rows: list[int]  # N row indices, best path collapsed; from V on, they count on into ``beyond``
     soft_tokens: Tensor  # (N, D): what goes into the LLM
     confidence: float  # mean posterior of the chosen rows over their segments; 0 where nothing was heard
+    beyond: tuple[int, ...] = ()  # token ids outside the vocabulary, of words that a speller put in
 
 
 def collapse(path: Tensor) -> list[tuple[int, int, int]]:

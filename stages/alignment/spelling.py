@@ -5,7 +5,7 @@ table: the few dozen that are a single letter, with a word's leading space or wi
 since letters come faster than words, and has letters to learn from wherever there is text at all (``words_of_table`` says what
 a synthetic voice may read to it). It knows no words, so it invents none; the words' reading knows nothing else.
 
-``one_reading`` puts both together: a word that the letters bear out stays, and where they say something else, what they spell
+``joined_words`` puts both together: a word that the letters bear out stays, and where they say something else, what they spell
 is taken, corrected to a listed word or to a word of the LLM's own table where one is near. Words and characters as two CTC
 readings of one utterance: Li et al., "Advancing acoustic-to-word CTC model", ICASSP 2018.
 """
@@ -107,29 +107,44 @@ class Lexicon:
         return min(best, key=lambda choice: self._ranks.get(choice, -1)) if best else None
 
 
+@dataclass(frozen=True)
+class JoinedWord:
+    """A word of the one reading."""
+
+    word: str
+    place: int | None  # of the word that stays, among those read as words; None: it was spelled
+
+
 def one_reading(words: str, letters: str, lexicon: Lexicon, rules: SpellingRules = SpellingRules()) -> str:
-    """One text of what was read as ``words`` and what was read as ``letters`` (spelled words, perhaps cut in wrong places)."""
-    said, heard = words.split(), letters.replace(" ", "")
+    """One text of what was read as ``words`` and what was read as ``letters``, see ``joined_words``."""
+    return " ".join(one.word for one in joined_words(words.split(), letters, lexicon, rules))
+
+
+def joined_words(
+    said: Sequence[str], letters: str, lexicon: Lexicon, rules: SpellingRules = SpellingRules()
+) -> list[JoinedWord]:
+    """What was read as words and what was read as ``letters`` (spelled words, perhaps cut in wrong places), in one."""
+    heard = letters.replace(" ", "")
     if not heard:
-        return words
+        return [JoinedWord(word, place) for place, word in enumerate(said)]
     partners = _partners("".join(said), heard)
-    kept: list[tuple[int, int, str]] = []  # (first letter heard, one past the last, word)
+    kept: list[tuple[int, int, JoinedWord]] = []  # (first letter heard, one past the last, word)
     place, floor = 0, 0
-    for word in said:
+    for number, word in enumerate(said):
         matched = [partner for partner in partners[place : place + len(word)] if partner is not None]
         place += len(word)
         spread = matched[-1] + 1 - matched[0] if matched else 0  # letters picked from here and there bear nothing out
         if len(matched) > rules.borne_out * max(len(word), spread):
-            kept.append((max(floor, matched[0]), matched[-1] + 1, word))
+            kept.append((max(floor, matched[0]), matched[-1] + 1, JoinedWord(word, number)))
             floor = matched[-1] + 1
-    found: list[str] = []
+    found: list[JoinedWord] = []
     start = 0
     borders = _borders(letters)
-    for first, last, word in [*kept, (len(heard), len(heard), "")]:
-        found += _unexplained(heard, start, first, borders, lexicon, rules)
-        found += [word] if word else []
+    for first, last, one in [*kept, (len(heard), len(heard), None)]:
+        found += [JoinedWord(word, None) for word in _unexplained(heard, start, first, borders, lexicon, rules)]
+        found += [one] if one else []
         start = last
-    return " ".join(found)
+    return found
 
 
 def _partners(said: str, heard: str) -> list[int | None]:

@@ -58,6 +58,8 @@ class Vocabulary:
             found.append(both[len(before) :] if both.startswith(before) else tokenizer.decode([token]))
         return found
 
-    def text_of(self, tokenizer: Any, rows: Sequence[int]) -> str:
-        """The text that a sequence of rows spells."""
-        return " ".join(tokenizer.decode([self.ids[row] for row in rows]).split())
+    def text_of(self, tokenizer: Any, rows: Sequence[int], beyond: Sequence[int] = ()) -> str:
+        """The text that a sequence of rows spells; rows from ``len(self)`` on are the token ids ``beyond``."""
+        size = len(self)
+        tokens = [self.ids[row] if row < size else beyond[row - size] for row in rows]
+        return " ".join(tokenizer.decode(tokens).split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ def test_every_setting_of_the_model_stands_in_params_yaml() -> None:
         ({"base__epochs": "3"}, "base.epochs"),
         ({"base__epochs": 2.5}, "base.epochs"),
         ({"base__epochs": 0}, "greater than or equal to 1"),
+        ({"base__speller": "yes"}, "base.speller: Input should be a valid boolean"),
         ({"personalize__density": 2.0}, "less than or equal to 1"),
         ({"personalize__trainable_blocks": 3}, "personalize.trainable_blocks is 3, but alignment.layers 2"),
         ({"personalize__method": "magic"}, "'shira', 'lora', 'full' or 'blocks'"),
@@ -97,3 +99,14 @@ def test_settings_reach_the_alignment_library(tmp_path: Path) -> None:
     assert bridge_config(settings, 384, 576).scale == 20.0
     config = personal_config(settings)
     assert (config.method, config.trainable_blocks) == ("blocks", 2)
+
+
+def test_a_speller_is_the_bases_bridgeformer_at_twice_the_rate_and_off_by_default() -> None:
+    from pipeline.runs.configs import speller_bridge_config, speller_train_config, train_config
+
+    settings = load_settings(ROOT)
+    assert settings.base.speller is False
+    base = bridge_config(settings, 384, 576)
+    assert speller_bridge_config(base) == replace(base, stack=2, scale=20.0)
+    changed = replace(train_config(settings), embedding_weight=0.0, sampled_rows=0, tempo=0.12)
+    assert speller_train_config(settings) == changed
