@@ -24,11 +24,11 @@ LEARN = {"steps": 40, "learning_rate": 0.02, "density": 0.1, "tolerance": 0.02}
 def tiny_models(folder: Path) -> Device:
     """A base and an LLM of six words, and the device of home/ann on them."""
     from pipeline.project import Project
-    from tests.helpers_adapters import _write_base, _write_llm
+    from tests.helpers_adapters import _write_base, write_llm
 
     project = Project(folder)
     project.llm.mkdir(parents=True)
-    _write_llm(project)
+    write_llm(project)
     _write_base(project)
     return Device("home", "ann", project.encoder, project.llm, project.base_adapter, 0.5)
 
