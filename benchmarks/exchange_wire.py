@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+from bisect import bisect_left, bisect_right
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ from stages.alignment.exchange import ExchangeConfig
 from stages.alignment.trainer import TrainConfig
 from stages.base import BaseSetup, Corpus
 
-LOOK_S = 0.5
-"""Between two readings of the counters; between them they are taken to grow evenly."""
+LOOK_S = 0.2
+"""Between two readings of the counters."""
 IDLE_S = 20.0
 TIMEOUT_S = 1500.0
 FLOAT_BYTES = 4
@@ -82,12 +83,21 @@ class Counted:
         return Traffic(max(one.sent for one in self.wire), max(one.received for one in self.wire))
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Counters of every host, read at some time between two, in seconds since 1970."""
+
+    began: float
+    ended: float
+    counts: list[tuple[int, int]]  # bytes sent and received so far
+
+
 @dataclass
 class Meter:
     """Reads the counters of hosts again and again in a thread of its own."""
 
     hosts: list[Any]
-    readings: list[tuple[float, list[tuple[int, int]]]] = field(default_factory=list)
+    readings: list[Reading] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -103,18 +113,21 @@ class Meter:
 
     def _read(self) -> None:
         while not self._stop.is_set():
-            self.readings.append((time.time(), [host.traffic() for host in self.hosts]))
+            began = time.time()
+            counts = [host.traffic() for host in self.hosts]
+            self.readings.append(Reading(began, time.time(), counts))
             self._stop.wait(LOOK_S)
 
     def between(self, start: float, end: float) -> list[Traffic]:
-        """What each host sent and received from ``start`` to ``end``, in seconds since 1970."""
-        times = [at for at, _ in self.readings]
-        found = []
-        for place in range(len(self.hosts)):
-            ways = np.array([counts[place] for _, counts in self.readings], dtype=np.float64)
-            sent, received = (np.interp(end, times, way) - np.interp(start, times, way) for way in ways.T)
-            found.append(Traffic(float(sent), float(received)))
-        return found
+        """What each host sent and received from ``start`` to ``end``, in seconds since 1970, at the most.
+
+        From the last reading before it to the first one after: nothing that was sent in that time is left out, however late
+        a busy machine reads; what was sent just before or after it may be in it.
+        """
+        first = max(0, bisect_right([one.ended for one in self.readings], start) - 1)
+        last = min(len(self.readings) - 1, bisect_left([one.began for one in self.readings], end))
+        pairs = zip(self.readings[first].counts, self.readings[last].counts, strict=True)
+        return [Traffic(after[0] - before[0], after[1] - before[1]) for before, after in pairs]
 
 
 def count(task: Task) -> Counted:

@@ -16,7 +16,7 @@ def test_the_wire_carries_the_updates_and_little_more() -> None:
     for wire, updates in zip(counted.wire, counted.updates, strict=True):
         # an update is a bit and a quarter a weight: were it counted at all, headers make it more and never less
         assert updates.sent == pytest.approx(7 * 1.25 / 8 * counted.parameters, rel=0.1)
-        assert wire.sent > updates.sent and wire.received > 0.98 * updates.received
+        assert wire.sent > updates.sent and wire.received > updates.received
         # far under the gradients, although heart-beats weigh more in so short a training
         assert max(wire.sent, wire.received) < counted.dense_bytes / 20
     assert all(one.sent > 0 for one in counted.idle)

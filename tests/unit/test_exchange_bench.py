@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 
 from benchmarks import exchange
-from benchmarks.exchange_wire import Counted, Meter, Task, Traffic, _counted
+from benchmarks.exchange_wire import Counted, Meter, Reading, Task, Traffic, _counted
 from stages.alignment.exchange import ExchangeConfig
 
 
-def test_counters_are_read_between_two_readings_and_set_against_the_updates_of_that_stretch() -> None:
-    """One host sends 10 bytes a second and receives 1, another sends 20 and receives nothing."""
+def test_the_readings_around_a_stretch_are_set_against_its_updates() -> None:
+    """One host sends 10 bytes a second and receives 1, another sends 20 and receives nothing. Readings take up to 4 s: the
+    ones that count had ended before the stretch began (8, not 12) and began after it had ended (54, not 49)."""
     meter = Meter([None, None])
-    meter.readings = [(at, [(10 * at, at), (20 * at, 0)]) for at in (0, 4, 5, 100)]
+    times = [(0, 1), (3, 4), (8, 9), (9, 13), (47, 51), (52, 56), (60, 61)]
+    counts = [[(10 * at, at), (20 * at, 0)] for at in ((began + ended) / 2 for began, ended in times)]
+    meter.readings = [Reading(*time, count) for time, count in zip(times, counts, strict=True)]
     told = {
         "idle_from": 1.0,
         "began": 3.0,
@@ -26,12 +29,12 @@ def test_counters_are_read_between_two_readings_and_set_against_the_updates_of_t
         "wer": 0.5,
     }
     found = _counted(Task(2, ExchangeConfig(local_steps=3)), told, meter)
-    assert found.wire == [Traffic(400.0, 40.0), Traffic(800.0, 0.0)]
-    assert found.idle == [Traffic(10.0, 1.0), Traffic(20.0, 0.0)]
-    assert found.before == [Traffic(70.0, 7.0), Traffic(140.0, 0.0)]
+    assert found.wire == [Traffic(455.0, 45.5), Traffic(910.0, 0.0)]  # from 8.5 to 54
+    assert found.idle == [Traffic(15.0, 1.5), Traffic(30.0, 0.0)]  # from 0.5 to 3.5, over two seconds
+    assert found.before == [Traffic(485.0, 48.5), Traffic(970.0, 0.0)]  # from 0.5 to 49
     assert found.updates == [Traffic(400.0, 40.0), Traffic(400.0, 40.0)]  # of four of the five rounds
     assert found.steps == 12 and found.dense_bytes == 4 * 1000 * 12 and found.seconds == 40.0
-    assert found.worst == Traffic(800.0, 40.0)
+    assert found.worst == Traffic(910.0, 45.5)
 
 
 def test_the_wires_ratio_is_that_of_the_worker_that_sent_most(monkeypatch: pytest.MonkeyPatch) -> None:
