@@ -23,18 +23,17 @@ from tests.helpers_erasure import (
     ROOT,
     SLUG,
     WORDS,
-    Traces,
     World,
     feature_key,
     params,
     read_key,
-    search,
     transcript_key,
     utterances_of,
     write_artifacts,
     write_cohort,
     write_models,
 )
+from tests.helpers_traces import Traces, search
 
 
 class Away:

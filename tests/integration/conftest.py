@@ -16,9 +16,10 @@ from pipeline.settings import Tracking
 from pipeline.tracking.store import create_embedded
 from pipeline.tracking.tracker import Tracker
 from tests.helpers_adapters import build as build_adapters
-from tests.helpers_erasure import Traces, World, traces_of
+from tests.helpers_erasure import World
 from tests.helpers_forget import Outcome, build, forget, others, put_back
 from tests.helpers_ray import settings_for
+from tests.helpers_traces import Traces, traces_of
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,9 @@ import pytest
 from pipeline.settings import load_settings
 from pipeline.words import word_lists
 from stages.atomic import sha256_file
-from tests.helpers_erasure import COHORTS, SLUG, Traces, World, search, utterances_of
+from tests.helpers_erasure import COHORTS, SLUG, World, utterances_of
 from tests.helpers_forget import Outcome, check_forgotten, forget, others, runs_of
+from tests.helpers_traces import Traces, search
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 

@@ -11,8 +11,9 @@ import sys
 
 import pytest
 
-from tests.helpers_erasure import SLUG, Traces, World, append, search
+from tests.helpers_erasure import SLUG, World, append
 from tests.helpers_forget import check_forgotten, forget, others, pending, runs_of
+from tests.helpers_traces import Traces, search
 from tests.integration.test_tracking_mlflow import free_port, server
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
