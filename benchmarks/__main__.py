@@ -29,6 +29,7 @@ AREAS = (
     "freezing",
     "assistant",
     "words",
+    "personal",
 )
 
 

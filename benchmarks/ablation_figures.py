@@ -238,11 +238,11 @@ def _updates(kept: Kept) -> list[Figure]:
                 "personal_update_ratio",
                 None,
                 "×",
-                "≥ 50",
-                False,
+                "",
+                None,
                 (),
-                "not measured: the projector would need a start trained for about twenty minutes, and steps until it "
-                "has ours' WER; personal_step_ratio is what it would be if it needed as many steps",
+                "measured by `make bench AREA=personal` under this name, with what was asked; personal_step_ratio says "
+                "nothing of how many steps each side needs",
             )
         )
     return found

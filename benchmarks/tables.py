@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ablation_plots, methods_plots, sparse_plots
+from benchmarks import ablation_plots, methods_plots, personal_plots, sparse_plots
 from benchmarks.drawing import new_figure
 from benchmarks.record import FOLDER, read_areas
 from stages.atomic import write_text
@@ -67,7 +67,7 @@ def draw(area: dict[str, Any]) -> list[tuple[str, str]]:
             made.append((_curves(name, title, area["plots"][name]), title))
     if "personal" in area["plots"]:
         made.append((_personal(area["plots"]["personal"]), "WER of every AN4 user before and after a personal adapter"))
-    for pictures in (methods_plots, ablation_plots, sparse_plots):
+    for pictures in (methods_plots, ablation_plots, sparse_plots, personal_plots):
         made += pictures.draw(area["plots"], FOLDER)
     return made
 
