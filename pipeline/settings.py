@@ -67,6 +67,7 @@ class PseudoLabels(Frozen):
     agreement: bool = True
     adapter_alone: Share | None = 0.95
     whisper_alone: Share | None = None
+    unknown_word_users: Positive | None = 3
 
     @model_validator(mode="after")
     def _alone_needs_two(self) -> PseudoLabels:

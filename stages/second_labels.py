@@ -8,7 +8,7 @@ A human transcript is never touched.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from stages.agreement import ADAPTER, WHISPER, AgreementRules, Heard, agreed, distance
+from stages.agreement import ADAPTER, WHISPER, AgreementRules, Heard, agreed, unknown_words
 from stages.alignment.bridgeformer import BridgeFormer, BridgeFormerConfig
 from stages.alignment.embedlink import EmbedLink
 from stages.alignment.memory_plan import READ_BATCH
 from stages.alignment.trainer import read_out_all
+from stages.alignment.vocabulary import Vocabulary
 from stages.atomic import sha256_json
 from stages.base import spell
 from stages.errors import InputError
@@ -28,7 +29,7 @@ from stages.features import frames_of
 from stages.pseudo_labels import REPETITION, TOO_FAST, UNSURE
 from stages.schema import FEATURES, LABELS, READ_OUTS, read_table
 from stages.shards import Problem
-from stages.text import from_transcriber, problems_of
+from stages.text import from_transcriber, normalise, problems_of
 
 READ_OUTS_VERSION = 1
 """Raised whenever this code would read other texts from the same frames with the same adapter."""
@@ -150,6 +151,14 @@ class SecondLabels:
     """Utterances in which both teachers heard words and both texts count."""
     alike: int
     """Those of them in which they agree."""
+    unknown: frozenset[str]
+    """Words that the adapter cannot spell and that were taken from the transcriber."""
+
+
+def can_spell(tokens: Sequence[str], tokenizer: Any) -> Callable[[str], bool]:
+    """Whether an adapter whose rows are ``tokens``, as strings, can write a word at all."""
+    known = frozenset(tokens)
+    return lambda word: known.issuperset(Vocabulary.of_texts(tokenizer, [word]).strings(tokenizer))
 
 
 def second_labels(
@@ -158,34 +167,57 @@ def second_labels(
     teacher: str,
     languages: Mapping[str, str],
     rules: AgreementRules,
+    spells: Callable[[str], bool] | None = None,
+    unknown_users: int | None = None,
 ) -> SecondLabels:
     """Labels by what both teachers heard; rows with a human transcript pass as they are.
 
     ``read``: (text, confidence) of what ``teacher`` read, by utterance. ``languages``: by utterance, to bring the
     transcriber's text to spoken form. A label that only the transcriber gave and the adapter could not read is rejected.
+    ``spells``: whether the adapter can spell a word; those that it cannot and that the transcriber heard from at least
+    ``unknown_users`` users are taken from the transcriber (None: never).
     """
+    if spells is not None and unknown_users is not None:
+        both = [(row["user"], *_heard(row, read, languages)) for row in labels.to_pylist() if _compared(row, read)]
+        rules = replace(rules, unknown=unknown_words(both, spells, unknown_users))
     rows, compared, alike = [], 0, 0
     for row in labels.select(LABELS.names).to_pylist():
         kind = kind_of(row["reason"])
         if row["source"] == "human" or not row["teachers"] or (kind and kind not in MENDABLE):
             rows.append(row)
-        elif row["utterance"] not in read:
+        elif not _compared(row, read):
             rows.append(row if kind else _rejected(row, "no features: the adapter could not read the recording"))
         else:
             language = languages.get(row["utterance"], "en")
             text, score = read[row["utterance"]]
-            first = row["teachers"][0]
-            counts = kind not in REJECTED_TEXT
-            heard = [
-                Heard(WHISPER, from_transcriber(first["text"], language) if counts else "", first["score"]),
-                Heard(ADAPTER, text, score),
-            ]
+            heard = _heard(row, read, languages)
             if all(one.text for one in heard):
                 compared += 1
-                alike += distance(heard[0].text, heard[1].text) <= rules.max_distance
+                alike += agreed(heard, replace(rules, alone={}))[0] is not None
             told = {**row, "teachers": [*row["teachers"], {"name": teacher, "text": text, "score": score}]}
-            rows.append(_judged(told, heard, rules, language, counts))
-    return SecondLabels(pa.Table.from_pylist(rows, schema=LABELS), compared, alike)
+            rows.append(_judged(told, heard, rules, language, kind not in REJECTED_TEXT))
+    return SecondLabels(pa.Table.from_pylist(rows, schema=LABELS), compared, alike, frozenset(rules.unknown))
+
+
+def _compared(row: Mapping[str, Any], read: Mapping[str, Any]) -> bool:
+    """Whether both teachers have a say in a row."""
+    kind = kind_of(row["reason"])
+    mendable = not kind or kind in MENDABLE
+    return row["source"] != "human" and bool(row["teachers"]) and mendable and row["utterance"] in read
+
+
+def _heard(
+    row: Mapping[str, Any], read: Mapping[str, tuple[str, float]], languages: Mapping[str, str]
+) -> tuple[Heard, Heard]:
+    """What the transcriber and the adapter heard; a text that counts for nothing is empty."""
+    first, language = row["teachers"][0], languages.get(row["utterance"], "en")
+    text, score = read[row["utterance"]]
+    written = first["text"] if kind_of(row["reason"]) not in REJECTED_TEXT else ""
+    spoken = from_transcriber(written, language)
+    return (
+        Heard(WHISPER, spoken, first["score"], written, language),
+        Heard(ADAPTER, normalise(text, language), score, language=language),
+    )
 
 
 def _judged(
@@ -199,8 +231,10 @@ def _judged(
     why = why or problems_of(label or "", language) or ""
     if label is None or why:
         return _rejected(row, why)
-    surest = max(one.score for one in heard if one.text == label)
-    return {**row, "text": label, "confidence": surest, "accepted": True, "reason": ""}
+    whole = [one.score for one in heard if one.text == label]
+    # a label that both had a part in is as sure as the one that is less so
+    confidence = max(whole) if whole else min(one.score for one in heard)
+    return {**row, "text": label, "confidence": confidence, "accepted": True, "reason": ""}
 
 
 def _rejected(row: dict[str, Any], why: str) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from stages.spoken_numbers import speak_numbers
+from stages.spoken_numbers import NUMBER_WORDS, speak_numbers
 
-TEXT_VERSION = 1
+TEXT_VERSION = 2
 """Raised whenever ``normalise`` or ``problems_of`` gives something else for the same text: labels are made again."""
 
 MAX_CHARACTERS = 1_000
@@ -52,6 +52,9 @@ FRACTION = re.compile(r"(?<=[0-9])(?=[¼½¾⅐-⅞²³¹⁰-⁹])")
 NOTES = re.compile(r"\[[^\]\d]*\]|<[^>\d]*>|\([^)\d]*\)")
 SPELLED = re.compile(r"(?<![\w'])[^\W\d_](?:[.-][^\W\d_])+(?![\w'])\.?")
 DASH_BETWEEN_NUMBERS = re.compile(r"(?<=\d)\s?[–—]\s?(?=\d)")
+_NUMBER = rf"(?:{'|'.join(NUMBER_WORDS)})"
+O_IN_NUMBERS = re.compile(rf"(?<![a-z']){_NUMBER}(?: o)+(?= {_NUMBER}(?![a-z'])|$)")
+"""``two o five``: an o between numbers, or after one at the end, is a digit. Nobody hears whether a letter was meant."""
 OUTER_APOSTROPHE = re.compile(r"'+(?![a-z])|(?<![a-z])'+")
 
 
@@ -98,7 +101,8 @@ def _english(text: str) -> str:
         text = text.replace(symbol, words)
     text = re.sub(r"[^a-z' ]", " ", text)
     text = OUTER_APOSTROPHE.sub(" ", re.sub(r"'+", "'", text))
-    return " ".join(ABBREVIATIONS.get(word, word) for word in text.split())
+    text = " ".join(ABBREVIATIONS.get(word, word) for word in text.split())
+    return O_IN_NUMBERS.sub(lambda match: re.sub(r" o\b", " oh", match[0]), text)
 
 
 def _other(text: str, code: str) -> str:

@@ -12,6 +12,11 @@ from collections.abc import Callable
 from functools import lru_cache
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+NUMBER_WORDS = (
+    *DIGITS, *"oh ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split(),
+    *"twenty thirty forty fifty sixty seventy eighty ninety hundred thousand".split(),
+)  # fmt: skip
+"""What a longer number is made of."""
 MONTHS = "january february march april may june july august september october november december".split()
 MONTH_ABBREVIATIONS = {name[:3]: place for place, name in enumerate(MONTHS)} | {"sept": 8}
 MONTH = r"(?:" + "|".join([*MONTHS, "sept", *(name[:3] for name in MONTHS)]) + r")\b\.?"

@@ -40,6 +40,7 @@ def _write(context: Context) -> dict[str, Any]:
     if settings.base.rounds > 1:
         # only then do the second teacher's rules train the base: else turning them must not. No cohort can be called so
         rules = settings.pseudo_labels
-        content["pseudo_labels"] = {"adapter_alone": rules.adapter_alone, "whisper_alone": rules.whisper_alone}
+        names = ("adapter_alone", "whisper_alone", "unknown_word_users")
+        content["pseudo_labels"] = {name: getattr(rules, name) for name in names}
     write_json(project.base_inputs, content)
     return content

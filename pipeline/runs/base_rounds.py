@@ -83,9 +83,10 @@ def next_lesson(
 ) -> Lesson | None:
     """What the next round learns from, by the base in ``state``; None, and the log says why, where it would be nothing new."""
     from pipeline.runs.configs import agreement_rules
-    from pipeline.runs.second_labels import languages_of
+    from pipeline.runs.second_labels import languages_of, tell_unknown
     from stages.examples import join
-    from stages.second_labels import kind_of, second_labels
+    from stages.models.llm import load_tokenizer
+    from stages.second_labels import can_spell, kind_of, second_labels
 
     untold = untold_of(context, split.held_out)
     if not untold.frames:
@@ -95,11 +96,14 @@ def next_lesson(
         return None
     read = _read(context, session, setup, state, untold, costs)
     rules, training = agreement_rules(context.settings), []
+    spells = can_spell(setup.tokens, load_tokenizer(context.project.llm))
+    users = context.settings.pseudo_labels.unknown_word_users
     rejected: Counter[str] = Counter()
     compared, alike = 0, 0
     for cohort, labels in untold.labels.items():
         heard = {name: told for (where, name), told in read.items() if where == cohort}
-        found = second_labels(labels, heard, "base", languages_of(context, cohort), rules)
+        found = second_labels(labels, heard, "base", languages_of(context, cohort), rules, spells, users)
+        tell_unknown("base", cohort, found.unknown)
         compared, alike = compared + found.compared, alike + found.alike
         rows = found.table.select(["accepted", "reason"]).to_pylist()
         rejected.update(kind_of(row["reason"]) for row in rows if not row["accepted"])

@@ -43,7 +43,8 @@ def run(context: Context, cohort: str) -> None:
 
 def _run(context: Context, cohort: str, run: Any) -> None:
     from pipeline.runs.configs import agreement_rules
-    from stages.second_labels import asked_of, second_labels
+    from stages.models.llm import load_tokenizer
+    from stages.second_labels import asked_of, can_spell, second_labels
 
     project, settings = context.project, context.settings.pseudo_labels
     stage = f"second_labels@{cohort}"
@@ -53,10 +54,13 @@ def _run(context: Context, cohort: str, run: Any) -> None:
     run.metrics({"utterances_asked": len(asked)})
     if asked:
         teacher, read = _read(context, cohort, asked, run)
-        found = second_labels(labels, read, teacher, languages_of(context, cohort), agreement_rules(context.settings))
+        rules, languages = agreement_rules(context.settings), languages_of(context, cohort)
+        spells = can_spell(teacher.tokens, load_tokenizer(project.llm))
+        found = second_labels(labels, read, teacher.name, languages, rules, spells, settings.unknown_word_users)
         labels = found.table
-        run.params({"second_teacher": teacher})
-        run.metrics({"compared": found.compared, "agreed": found.alike})
+        run.params({"second_teacher": teacher.name})
+        run.metrics({"compared": found.compared, "agreed": found.alike, "unknown_words": len(found.unknown)})
+        tell_unknown(stage, cohort, found.unknown)
         if found.compared:
             run.metrics({"agreement_share": found.alike / found.compared})
         log.info("%s: the teachers agree in %d of %d utterance(s)", stage, found.alike, found.compared)
@@ -68,6 +72,15 @@ def _run(context: Context, cohort: str, run: Any) -> None:
     tell_labels(stage, labels, run)
 
 
+def tell_unknown(stage: str, cohort: str, words: frozenset[str]) -> None:
+    """Say which words the adapter learns from the transcriber alone."""
+    if words:
+        told = ", ".join(sorted(words))
+        log.info(
+            "%s: many users of %s say words that the adapter cannot spell, taken from Whisper: %s", stage, cohort, told
+        )
+
+
 def languages_of(context: Context, cohort: str) -> dict[str, str]:
     """{utterance: language} of everything in the cohort now."""
     from pipeline.cohorts.index import read_index
@@ -76,8 +89,8 @@ def languages_of(context: Context, cohort: str) -> dict[str, str]:
     return dict(zip(columns["utterance"], columns["language"], strict=True))
 
 
-def _read(context: Context, cohort: str, asked: set[str], run: Any) -> tuple[str, dict[str, tuple[str, float]]]:
-    """(the teacher's name, what it reads by utterance); only what is not kept from before is read."""
+def _read(context: Context, cohort: str, asked: set[str], run: Any) -> tuple[Any, dict[str, tuple[str, float]]]:
+    """(the AdapterTeacher, what it reads by utterance); only what is not kept from before is read."""
     from stages.second_labels import AdapterTeacher, read_outs_key
 
     project = context.project
@@ -107,7 +120,7 @@ def _read(context: Context, cohort: str, asked: set[str], run: Any) -> tuple[str
         if (folder / shard.name).is_file():  # else it failed, and was told
             for row in read_table(folder / shard.name, READ_OUTS).to_pylist():
                 read[row["utterance"]] = (row["text"], row["score"])
-    return teacher.name, read
+    return teacher, read
 
 
 def _key_of(features: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stages.agreement import AgreementRules, Heard, agreed, distance
+from stages.agreement import AgreementRules, Heard, agreed, disputes, distance, unknown_words
 
 
 def heard(*told: tuple[str, str, float]) -> list[Heard]:
@@ -55,3 +55,52 @@ def test_but_from_its_own_bar_on() -> None:
     assert agreed(both, AgreementRules(alone={"a": 0.97}))[0] == "stop"
     assert agreed(both, AgreementRules(alone={"a": 0.98}))[0] is None
     assert agreed([], AgreementRules())[0] is None
+
+
+def written(raw: str, spoken: str, other: str) -> list[Heard]:
+    return [Heard("w", spoken, 0.5, raw), Heard("a", other, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("raw", "spoken", "other"),
+    [
+        ("HPGL 77.", "h p g l seventy seven", "h p g l seven seven"),
+        ("1-5-01-5", "one five zero one five", "one five oh one five"),
+        ("Snow.", "snow", "s n o w"),
+        ("Rub out", "rub out", "rubout"),
+    ],
+)
+def test_a_transcript_is_read_as_the_other_teacher_heard_it(raw: str, spoken: str, other: str) -> None:
+    assert agreed(written(raw, spoken, other), AgreementRules()) == (other, "")
+
+
+def test_another_word_is_no_other_reading() -> None:
+    label, why = agreed(written("Go to 77", "go to seventy seven", "go two seventy seven"), AgreementRules())
+    assert label is None and why.startswith("disputed")
+    # a text that counts for nothing is not read back from what was written
+    assert agreed(written("no no no", "", "no no no"), AgreementRules())[0] is None
+
+
+def test_stretches_that_differ_are_told_as_the_first_one_has_them() -> None:
+    assert disputes("rub out a b nine", "repeat a nine") == [["rub", "out"], ["b"]]
+    assert disputes("a nine", "a b nine") == [[]]
+    assert disputes("a", "a") == []
+
+
+def test_many_users_word_is_a_word_and_one_users_is_a_mishearing() -> None:
+    pairs = [(user, Heard("w", f"rub out {user}", 0.5), Heard("a", f"repeat {user}", 0.5)) for user in "xyz"]
+    pairs += [("x", Heard("w", "robot", 0.5), Heard("a", "repeat", 0.5))] * 3
+    pairs += [("q", Heard("w", "rub", 0.5), Heard("a", "", 0.0))]  # who heard nothing disputes nothing
+    assert unknown_words(pairs, {"out"}.__contains__, 3) == {"rub"}
+    assert unknown_words(pairs, {"out"}.__contains__, 4) == frozenset()
+    assert unknown_words(pairs, {"out"}.__contains__, 1) == {"rub", "robot"}
+
+
+def test_a_word_that_only_the_first_knows_is_no_dispute_and_everything_else_is() -> None:
+    rules = AgreementRules(unknown={"rub"}, alone={"a": 0.9})
+    assert agreed(written("Rub out 75", "rub out seventy five", "repeat nine"), rules)[0] is None
+    assert agreed(written("Rub out 7-0", "rub out seven zero", "repeat seven oh"), rules) == ("rub out seven oh", "")
+    # not even where the other one, which cannot know it, is sure
+    sure = [Heard("w", "rub out", 0.5), Heard("a", "repeat", 0.95)]
+    assert agreed(sure, rules) == ("rub out", "")
+    assert agreed(sure, AgreementRules(alone={"a": 0.9})) == ("repeat", "")

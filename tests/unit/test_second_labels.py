@@ -16,6 +16,7 @@ from stages.second_labels import (
     AdapterTeacher,
     Reader,
     asked_of,
+    can_spell,
     read_frames,
     read_outs_key,
     read_shard,
@@ -62,6 +63,41 @@ def test_what_both_heard_is_a_label_of_two_teachers() -> None:
     ]
 
 
+def test_words_that_the_adapter_cannot_spell_come_from_the_transcriber_once_enough_users_say_them() -> None:
+    said = [("ann", "Rub out 12"), ("bob", "rub out 7"), ("cat", "Robot 5"), ("cat", "Rub out")]
+    read = {
+        "u0": ("repeat one two", 0.9),
+        "u1": ("repeat nine", 0.4),
+        "u2": ("repeat five", 0.9),
+        "u3": ("repeat", 0.7),
+    }
+    table = pa.Table.from_pylist([label(f"u{at}", raw, user=user) for at, (user, raw) in enumerate(said)], LABELS)
+
+    def made(users: int | None) -> Any:
+        return second_labels(table, read, TEACHER, {}, BOTH, {"repeat", "out"}.__contains__, users)
+
+    found = made(3)
+    assert found.unknown == {"rub"} and (found.compared, found.alike) == (4, 2)
+    assert found.table.column("text").to_pylist() == ["rub out one two", None, None, "rub out"]
+    assert found.table.column("confidence").to_pylist()[0] == 0.8  # of the less sure one: both had a part in it
+    assert made(4).unknown == made(None).unknown == frozenset()
+    assert made(None).table.column("accepted").to_pylist() == [False] * 4
+
+
+def test_a_word_is_spelled_by_all_its_tokens() -> None:
+    class Tokenizer:
+        words = ("", " re", "peat", " rub")
+
+        def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+            return {"input_ids": {" repeat": [1, 2], " rub": [3], " rubpeat": [3, 2]}[text]}
+
+        def decode(self, ids: list[int]) -> str:
+            return "".join(self.words[one] for one in ids)
+
+    spells = can_spell([" re", "peat"], Tokenizer())
+    assert [spells(word) for word in ("repeat", "rub", "rubpeat")] == [True, False, False]
+
+
 def test_a_dispute_takes_away_what_one_teacher_had_accepted() -> None:
     made = judged(label("u", "turn on the light"), ("turn on a light", 0.94), ALONE)
     assert (made["text"], made["accepted"]) == (None, False)
@@ -72,6 +108,10 @@ def test_a_dispute_takes_away_what_one_teacher_had_accepted() -> None:
 def test_the_adapter_alone_is_believed_from_its_own_bar_on() -> None:
     made = judged(label("u", "turn on the light"), ("turn on a light", 0.95), ALONE)
     assert (made["text"], made["accepted"], made["confidence"]) == ("turn on a light", True, 0.95)
+
+
+def test_what_the_adapter_read_is_a_label_in_spoken_form() -> None:
+    assert judged(label("u", "stop"), ("two o five", 0.95), ALONE)["text"] == "two oh five"
 
 
 def test_an_unsure_transcript_counts_once_the_adapter_heard_the_same() -> None:

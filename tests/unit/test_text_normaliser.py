@@ -56,6 +56,9 @@ def test_numbers_are_said_as_speakers_say_them(written: str, spoken: str) -> Non
     ("written", "spoken"),
     [
         ("J-O-H-N", "j o h n"),
+        ("two O five", "two oh five"),
+        ("one nine o o four o", "one nine oh oh four oh"),
+        ("n o five, nine o clock, nine o k, o two", "n o five nine o clock nine o k o two"),
         ("J.O.H.N.", "j o h n"),
         ("J O H N", "j o h n"),
         ("JOHN", "john"),
