@@ -274,6 +274,56 @@ def demo() -> None:
     make_demo(Project.find().root, say=typer.echo)
 
 
+@app.command()
+def speak(
+    name: str = NAME,
+    words: list[str] = typer.Option([], "--word", help="A word or a name to be said; several times for more."),
+    words_file: Path | None = typer.Option(None, "--words", help="A text file with a word or a name on each line."),
+    sentences: Path | None = typer.Option(None, help="A text file with a sentence on each line, said as it stands."),
+    llm_words: int | None = typer.Option(
+        None,
+        min=1,
+        help="So many words of the LLM's own table, common ones first: what a speller (base.speller) wants.",
+    ),
+    each: int | None = typer.Option(None, min=1, help="Utterances of each voice (as many as say every word twice)."),
+    voices: int | None = typer.Option(None, min=1, max=27, help="Voices that speak (all 27 of the demo)."),
+    base: bool = typer.Option(True, help="Train the base adapter on this cohort."),
+    replace: bool = typer.Option(False, help="Put it in the place of a cohort of the same name."),
+    dry_run: bool = DRY_RUN,
+) -> None:
+    """Make a cohort of synthetic speech that says your words: device commands, names, what nobody has recorded yet.
+
+    For example: edgealign cohort speak commands --word rubout --word "dim the lights"
+    """
+    from pipeline.cohorts import speak as speaking
+    from pipeline.cohorts.store import list_in_params, track_with_dvc
+    from pipeline.project import Project
+
+    given = [bool(words), words_file is not None, sentences is not None, llm_words is not None]
+    if sum(given) != 1:
+        raise typer.BadParameter("give one of --word, --words, --sentences and --llm-words")
+    project = Project.find()
+    if words_file is not None:
+        said = speaking.read_said(words_file, words=True)
+    elif sentences is not None:
+        said = speaking.read_said(sentences, words=False)
+    elif llm_words is not None:
+        said = speaking.llm_words(project, llm_words)
+    else:
+        said = speaking.said_words(words)
+    made = speaking.speak(
+        project, name, said, each=each, voices=voices, replace=replace, dry_run=dry_run, tell=typer.echo
+    )
+    if dry_run:
+        return
+    lists = list_in_params(project, name, base, personal=False, untold=True)
+    if lists:
+        typer.echo(f"params.yaml: added to {', '.join(lists)}")
+    if made:
+        track_with_dvc(project, typer.echo, [name])
+    typer.echo("next: dvc repro")
+
+
 @app.command("list")
 def list_cohorts() -> None:
     """The cohorts in data/, and what each is used for."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from enum import Enum
 from pathlib import Path
 
 from pipeline.cohorts.acoustics import generator, record
@@ -251,41 +252,66 @@ def make_demo(project_root: Path, workers: int | None = None, say: Callable[[str
     A cohort of the same name that somebody added from recordings is left alone. ``workers`` changes the time, never a
     byte. Records data/ in data.dvc where something was made.
     """
-    from pipeline.progress import progress
-
     project = Project(Path(project_root))
     made = []
     for name, users in plans().items():
-        digest = recipe_hash(users)
-        state = _state(project.cohort(name), digest)
-        if state != "make":
-            say(f"{name}: {state}")
-            continue
-        record = CohortRecord(name, "en", CONSENT, MADE_BY, digest)
-        total = sum(len(user.speeches) for user in users)
-        with claim(project, name) as folder, progress(f"speak {name}", total, "utterances") as advance:
-            shutil.rmtree(folder / "final", ignore_errors=True)  # what a kill left
-            try:
-                items = speak_cohort(users, workers or min(4, os.cpu_count() or 1), advance)
-                full = build(folder / "final", record, items, {})
-                publish(folder / "final", project.cohort(name))
-            finally:
-                shutil.rmtree(folder / "final", ignore_errors=True)
-        made.append(name)
-        say(f"{name}: {full.utterances} utterances of {len(full.users)} speakers, {full.seconds / 60:.1f} min")
+        state = state_of(project.cohort(name), recipe_hash(users), MADE_BY)
+        if state is State.other:
+            say(f"{name}: added from recordings under a demo cohort's name: left as it is")
+        elif state is State.there:
+            say(f"{name}: there already")
+        else:
+            make_spoken(project, name, users, MADE_BY, say, workers)
+            made.append(name)
     if made:
         track_with_dvc(project, say, made)
     return made
 
 
-def _state(folder: Path, digest: str) -> str:
-    """``make``, or why a demo cohort need not or must not be made."""
+def make_spoken(
+    project: Project,
+    name: str,
+    users: list[DemoUser],
+    made_by: str,
+    say: Callable[[str], None],
+    workers: int | None = None,
+) -> CohortRecord:
+    """Speak a cohort and put it into place, in that of an earlier one; nothing half-spoken is left where that fails."""
+    from pipeline.progress import progress
+
+    record = CohortRecord(name, "en", CONSENT, made_by, recipe_hash(users))
+    total = sum(len(user.speeches) for user in users)
+    with claim(project, name) as folder, progress(f"speak {name}", total, "utterances") as advance:
+        shutil.rmtree(folder / "final", ignore_errors=True)  # what a kill left
+        try:
+            items = speak_cohort(users, workers or min(4, os.cpu_count() or 1), advance)
+            full = build(folder / "final", record, items, {})
+            publish(folder / "final", project.cohort(name))
+        finally:
+            shutil.rmtree(folder / "final", ignore_errors=True)
+    say(f"{name}: {full.utterances} utterances of {len(full.users)} speakers, {full.seconds / 60:.1f} min")
+    return full
+
+
+class State(Enum):
+    """Of a spoken cohort's folder."""
+
+    missing = "missing"  # or damaged
+    there = "there"
+    changed = "changed"  # spoken by the same command, from another recipe
+    other = "other"  # somebody's recordings, or another command's
+
+
+def state_of(folder: Path, digest: str, made_by: str) -> State:
+    """What a cohort's folder holds, as seen by who would speak it by the recipe with ``digest``."""
     if not folder.exists():
-        return "make"
+        return State.missing
     try:
         record = read_cohort(folder)
     except InputError:
-        return "make"
-    if record.made_by != MADE_BY:
-        return "added from recordings under a demo cohort's name: left as it is"
-    return "there already" if record.created_from == digest and is_intact(folder, record) else "make"
+        return State.missing
+    if record.made_by != made_by:
+        return State.other
+    if record.created_from != digest:
+        return State.changed
+    return State.there if is_intact(folder, record) else State.missing

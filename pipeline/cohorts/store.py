@@ -47,7 +47,7 @@ class CohortRecord:
     name: str
     language: str
     consent: dict[str, Any]
-    made_by: str  # "edgealign cohort add" or "edgealign cohort demo"
+    made_by: str  # "edgealign cohort add", "edgealign cohort demo" or "edgealign cohort speak"
     created_from: str  # SHA-256 of what went in
     utterances: int = 0
     seconds: float = 0.0
@@ -177,9 +177,12 @@ def recover(folder: Path, target: Path) -> None:
     shutil.rmtree(retired, ignore_errors=True)
 
 
-def list_in_params(project: Project, name: str, base: bool, personal: bool) -> list[str]:
-    """Add a cohort to params.yaml's lists, keeping comments and layout; returns the lists that it was added to."""
-    wanted = {"cohorts": True, "base_cohorts": base, "personal_cohorts": personal}
+def list_in_params(project: Project, name: str, base: bool, personal: bool, untold: bool = False) -> list[str]:
+    """Add a cohort to params.yaml's lists, keeping comments and layout; returns the lists that it was added to.
+
+    ``untold``: what has a human transcript there is not transcribed as well, for a cascade's sake.
+    """
+    wanted = {"cohorts": True, "base_cohorts": base, "personal_cohorts": personal, UNTOLD: untold}
     return _edit_lists(
         project, lambda key, names: names.append(name) if wanted.get(key) and name not in names else None
     )
