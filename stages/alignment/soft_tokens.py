@@ -12,9 +12,10 @@ from torch import Tensor
 
 from stages.alignment.embedlink import BLANK
 
-SHARPNESS = 3
+SHARPNESS = 8
 """Power of the posterior in a soft token. With the posterior itself (1), the many small doubts of an unsure segment add up
-to a vector that is no word, and the LLM rambles; see "Soft tokens" in docs/notes.md for the measurement."""
+to a vector that is no word, and the LLM rambles; at 3 the small doubts of a sure one still turn a reply. What is left at 8
+is a doubt between rows that are nearly as likely; see "Soft tokens" in docs/notes.md for the measurement."""
 
 
 @dataclass(frozen=True)
