@@ -119,9 +119,9 @@ def run() -> Path:
     def written(tell: bool = False) -> Path:
         return write_area("personal", figures(measured, race), plots(measured, race), size.folder, tell)
 
-    quality(bench, base, everyone, size, stores.ours, measured)
-    written()
     run_race(bench, base, loop, everyone, size, stores, race)
+    written()
+    quality(bench, base, everyone, size, stores.ours, measured)
     return written(tell=True)
 
 
