@@ -26,28 +26,23 @@ log = logging.getLogger("edgealign")
 
 SPARSE = Candidate("shira", "gradient", 0.02)
 BATCH = 8
-OUR_STEPS = (15, 30, 60)
+OUR_STEPS = (8, 15, 30)
 OUR_PLANS = tuple(
     OurPlan(SPARSE, rate, steps, BATCH, masked)
-    for rate in (1e-3, 3e-3)
+    for rate in (3e-3, 5e-3)
     for steps in OUR_STEPS
     for masked in (True, False)
 )
-LOOP_STEPS = 40
+LOOP_STEPS = 60
 """The baseline's budget."""
 LOOP_PLANS = tuple(LoopPlan(rate, LOOP_STEPS, BATCH) for rate in (1e-4, 3e-4, 1e-3))
-OUR_EVERY, LOOP_EVERY = 3, 5  # steps between two judgings
+OUR_EVERY, LOOP_EVERY = 3, 10  # steps between two judgings
 WORSE = 1.05
 """Of ours the shortest plan is taken that makes at most so many times the errors of the best one."""
 TIMED_STEPS = 5
 
 Curve = list[list[int]]
 """(steps, word errors, words), from the base (0 steps) to the end of the schedule."""
-
-
-def variants(plan: LoopPlan) -> tuple[LoopPlan, ...]:
-    """What is tried beside the baseline's best rate: parts of the frames masked, and half the schedule."""
-    return replace(plan, masked=True), replace(plan, steps=max(1, plan.steps // 2))
 
 
 def our_curve(bench: Bench, base: OurBase, fold: Fold, plan: OurPlan, settings: PersonalConfig) -> Curve:

@@ -15,7 +15,7 @@ from benchmarks import corpora, personal, personal_loop, personal_plots
 from benchmarks.alignment import Bench
 from benchmarks.personal_figures import FULL, Quality, Race, figures, plots
 from benchmarks.personal_loop import LoopBase, LoopPlan, loop_base, spoken, state_of, train_base, update
-from benchmarks.personal_race import Clock, choose_loop, choose_ours, loop_curve, pooled, steps_to
+from benchmarks.personal_race import LOOP_EVERY, Clock, choose_loop, choose_ours, loop_curve, pooled, steps_to
 from benchmarks.personal_updates import Kept, OurPlan, best, piece
 from benchmarks.personal_users import Fold, People, folds_of, people
 from benchmarks.record import Figure
@@ -151,8 +151,8 @@ def test_a_base_of_the_baseline_that_was_stopped_comes_to_the_same(tmp_path: Pat
 
 def test_a_curve_of_the_baseline_goes_from_its_base_to_its_end() -> None:
     items = said("ann", ["go", "stop it", "a b", "yes now"])
-    curve = loop_curve(toy_loop(), Fold("ann", 0, items[:2], items[2:]), LoopPlan(1e-3, 6, 2))
-    assert [steps for steps, _, _ in curve] == [0, 5, 6]
+    curve = loop_curve(toy_loop(), Fold("ann", 0, items[:2], items[2:]), LoopPlan(1e-3, LOOP_EVERY + 2, 2))
+    assert [steps for steps, _, _ in curve] == [0, LOOP_EVERY, LOOP_EVERY + 2]
     assert {words for _, _, words in curve} == {4}
 
 
