@@ -48,8 +48,6 @@ log = logging.getLogger("edgealign")
 
 RATES = {
     FULL: (1e-4, 3e-4, 1e-3),
-    Candidate("lora"): (3e-4, 1e-3),
-    Candidate("blocks", blocks=1): (3e-4, 1e-3),
     **{Candidate("shira", "gradient", density): (1e-3, 3e-3) for density in (0.01, 0.02)},
 }
 """Each is tried with parts of the frames masked and without."""
