@@ -136,8 +136,15 @@ def _ratio(
 ) -> Figure:
     """The baseline's seconds to ``wer`` over ours; a lower bound where it is not there within its budget."""
     own, theirs = steps_to(ours, wer), steps_to(loop, wer)
-    if own is None or own == 0 or theirs == 0:
-        why = "ours is not there at its end" if own is None else f"a base is at WER {wer:.4f} before its first step"
+    why = ""
+    if ours[-1][1] >= ours[0][1]:
+        # a WER that our own base beats is nothing to race to, however late the other side gets there
+        why = f"our update ends at WER {ours[-1][1]:.4f}, no better than its base's {ours[0][1]:.4f}"
+    elif own is None:
+        why = "ours is not there at its end"
+    elif own == 0 or theirs == 0:
+        why = f"a base is at WER {wer:.4f} before its first step"
+    if own is None or why:
         return Figure(name, None, "×", "≥ 50" if asked else "", False if asked else None, (), f"no ratio: {why}; {who}")
     bound = theirs is None
     steps = loop[-1][0] if theirs is None else theirs

@@ -206,6 +206,15 @@ def test_where_a_base_is_there_already_there_is_no_ratio() -> None:
     assert (figure.value, figure.met) == (None, False)
 
 
+def test_an_update_that_makes_it_worse_wins_no_race() -> None:
+    race = raced([[0, 60, 100], [20, 55, 100]])
+    race.curves["ours"] = [[[0, 20, 100], [3, 30, 100], [15, 25, 100]]]
+    found = told(Quality(), race)
+    figure = found["personal_update_ratio"]
+    assert (figure.value, figure.met) == (None, False) and "no better than its base's 0.2000" in figure.note
+    assert found["personal_update_ratio_at_the_baselines_end"].value is None
+
+
 def test_sparse_is_chosen_on_tuning_users_and_only_where_it_is_sparse() -> None:
     two, plan = Candidate("shira", "gradient", 0.02), OurPlan(FULL, 1e-3, 60, 8)
     quality = Quality(
