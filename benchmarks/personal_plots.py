@@ -21,6 +21,7 @@ def draw(plots: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
     figure, axes = new_figure()
     draw_wer_curves(axes, curves, LOOKS)
     axes.set_xscale("symlog", linthresh=0.1)
+    axes.set_xlim(left=0.0)
     axes.legend(frameon=False, fontsize=8)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     figure.savefig(folder / "personal_race.png")
