@@ -3,7 +3,7 @@
 Who the users are is said in ``personal_users``; the race in ``personal_race``. Everything that is
 chosen (rates, masks, steps, the baseline's as well) is chosen on tuning users, and judged on others at that alone.
 
-    make bench AREA=personal                                about an hour and a half with one thread, once
+    make bench AREA=personal                                about three hours with one thread, once
     EDGEALIGN_PERSONAL_TIME=1 make bench AREA=personal      the race's seconds anew, alone: three minutes
     EDGEALIGN_PERSONAL_QUICK=1 make bench AREA=personal     whether it runs: figures of no worth, kept out of docs
 
@@ -75,9 +75,9 @@ class Size:
     train: int | None = None  # utterances that teach the bases
     folds: int | None = 2  # of each user who judges, where sparse and dense are compared
     steps: int | None = None  # of everything
-    our_tuning: int | None = 2  # folds of each tuning user, for our plans
+    our_tuning: int | None = 3  # folds of each tuning user, for our plans
     race_tuning: int = 2  # tuning users, one fold each, for the baseline's plans: each takes minutes
-    race_judging: tuple[int, int] = (6, 1)  # users, folds of each
+    race_judging: tuple[int | None, int] = (None, 2)  # users, folds of each
     folder: Path = FOLDER
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.personal_race import Clock, pooled, steps_to
+from benchmarks.personal_updates import OurPlan
 from benchmarks.record import Figure, at_least, at_most, plain
 from benchmarks.sparse import SPARSE as MOST_DENSITY
 from benchmarks.sparse import Candidate
@@ -95,12 +96,18 @@ def _race(race: Race) -> list[Figure]:
     words = sum(curve[0][2] for curve in race.curves["ours"])
     who = f"{race.users} users, {len(race.curves['ours'])} updates, {words} held-out words; {USERS}"
     how = {
-        side: f"{plan.steps} steps, batch {plan.batch_size}, rate {plan.learning_rate:g}, "
+        side: f"{plan.candidate.label + ', ' if isinstance(plan, OurPlan) else ''}{plan.steps} steps, batch {plan.batch_size}, rate {plan.learning_rate:g}, "
         f"{'parts masked' if plan.masked else 'nothing masked'}, frames shifted to the base's mean"
         for side, plan in plans.items()
     }
     found = [
-        _ratio(name, ours, loop, end, clock, who, asked=True),
+        _ratio(name, ours, loop, end, end, clock, who, asked=True),
+        _ratio(
+            f"{name}_to_the_same_gain",
+            *(ours, loop, end, loop[0][1] * end / ours[0][1] if ours[0][1] else 0.0, clock),
+            "each side from its own base, until it has lost the share of its errors that ours loses",
+            asked=False,
+        ),
         plain("race_wer_base_embedlink", ours[0][1], "", note=who),
         plain("race_wer_base_projector_lora", loop[0][1], ""),
         plain("race_wer_end_embedlink", end, "", note=how["ours"]),
@@ -119,7 +126,9 @@ def _race(race: Race) -> list[Figure]:
         found.insert(
             1,
             _ratio(
-                f"{name}_at_the_baselines_end", ours, loop, their_end, clock, "the WER that the baseline ends at", False
+                f"{name}_at_the_baselines_end",
+                *(ours, loop, their_end, their_end, clock, "the WER that the baseline ends at"),
+                asked=False,
             ),
         )
     return found
@@ -130,12 +139,13 @@ def _ratio(
     ours: Sequence[tuple[int, float]],
     loop: Sequence[tuple[int, float]],
     wer: float,
+    their_wer: float,
     clock: Clock,
     who: str,
     asked: bool,
 ) -> Figure:
-    """The baseline's seconds to ``wer`` over ours; a lower bound where it is not there within its budget."""
-    own, theirs = steps_to(ours, wer), steps_to(loop, wer)
+    """The baseline's seconds to ``their_wer`` over ours to ``wer``; a lower bound where it is not there within its budget."""
+    own, theirs = steps_to(ours, wer), steps_to(loop, their_wer)
     why = ""
     if ours[-1][1] >= ours[0][1]:
         # a WER that our own base beats is nothing to race to, however late the other side gets there
@@ -143,7 +153,7 @@ def _ratio(
     elif own is None:
         why = "ours is not there at its end"
     elif own == 0 or theirs == 0:
-        why = f"a base is at WER {wer:.4f} before its first step"
+        why = "a base is there before its first step"
     if own is None or why:
         return Figure(name, None, "×", "≥ 50" if asked else "", False if asked else None, (), f"no ratio: {why}; {who}")
     bound = theirs is None
@@ -155,7 +165,8 @@ def _ratio(
         else f"after {steps} steps, {their_seconds:.1f} s"
     )
     note = (
-        f"to WER {wer:.4f}: embedlink after {own} steps, {seconds:.2f} s; projector-lora {got}; at their ends "
+        f"to WER {wer:.4f}: embedlink after {own} steps, {seconds:.2f} s; projector-lora "
+        f"{f'to {their_wer:.4f} ' if their_wer != wer else ''}{got}; at their ends "
         f"{ours[-1][1]:.4f} and {loop[-1][1]:.4f}, before {ours[0][1]:.4f} and {loop[0][1]:.4f}; cached features for both; "
         f"{who}"
     )

@@ -24,15 +24,15 @@ from stages.alignment.personal import PersonalConfig
 
 log = logging.getLogger("edgealign")
 
-SPARSE = Candidate("shira", "gradient", 0.02)
 BATCH = 8
-OUR_STEPS = (8, 15, 30)
+OUR_STEPS = (15, 30)
 OUR_PLANS = tuple(
-    OurPlan(SPARSE, rate, steps, BATCH, masked)
-    for rate in (3e-3, 5e-3)
+    OurPlan(candidate, rate, steps, BATCH, masked)
+    for candidate, rate in ((Candidate("full"), 3e-4), (Candidate("shira", "gradient", 0.02), 3e-3))
     for steps in OUR_STEPS
     for masked in (True, False)
 )
+"""Dense and sparse ones: the race is one of time, a sparse update is no quicker. Rates as ``personal.RATES`` finds them good."""
 LOOP_STEPS = 60
 """The baseline's budget."""
 LOOP_PLANS = tuple(LoopPlan(rate, LOOP_STEPS, BATCH) for rate in (1e-4, 3e-4, 1e-3))

@@ -201,6 +201,13 @@ def test_a_baseline_that_is_not_there_gives_a_lower_bound_and_a_wer_that_both_re
     )
 
 
+def test_the_same_gain_is_a_share_of_each_sides_own_errors() -> None:
+    # ours goes from 0.5 to 0.2: the baseline, from 0.6, has gained as much at 0.24, before it ever comes to 0.2
+    found = told(Quality(), raced([[0, 60, 100], [10, 24, 100], [20, 22, 100]]))
+    assert found["personal_update_ratio_to_the_same_gain"].value == 20.0  # 10 steps of 2 s over 1 s
+    assert found["personal_update_ratio"].value == 40.0
+
+
 def test_where_a_base_is_there_already_there_is_no_ratio() -> None:
     figure = told(Quality(), raced([[0, 10, 100], [20, 10, 100]]))["personal_update_ratio"]
     assert (figure.value, figure.met) == (None, False)
