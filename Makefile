@@ -48,7 +48,7 @@ lint: env
 	@$(RUN) ruff format --check .
 	@$(RUN) mypy
 
-bench: env  ## real measurements into docs/benchmarks (AREA=features|alignment|methods|ablation|pipeline|cohorts|tracking|online|serve|pseudo|exchange|sparse|freezing|assistant|words|personal)
+bench: env  ## real measurements into docs/benchmarks (AREA=features|alignment|methods|ablation|pipeline|cohorts|tracking|online|serve|pseudo|exchange|sparse|freezing|assistant|words|personal|cascade)
 	@$(RUN) python -m benchmarks $(AREA)
 
 clean:  ## remove what runs have made; recordings, DVC's cache and .venv stay

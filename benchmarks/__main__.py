@@ -30,6 +30,7 @@ AREAS = (
     "assistant",
     "words",
     "personal",
+    "cascade",
 )
 
 

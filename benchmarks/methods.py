@@ -73,9 +73,6 @@ PLANS = {
 }
 """In the order in which they run. Where a schedule is one that was chosen among others, docs/notes.md says among which."""
 
-CONVERGED = Plan(Schedule(epochs=10, batch_size=4, learning_rate=7e-4), 600.0, judge_every=128)
-"""embedlink as the base stage trains it, for its errors whatever it takes: the schedule above is the quick one."""
-
 QUICK = ("embedlink", "ctc-only")
 
 QUICK_STEPS = 5
@@ -116,11 +113,9 @@ def run() -> Path:
         name: replace(plan, schedule=replace(plan.schedule, limit=size.limit)) if size.limit else plan
         for name, plan in PLANS.items()
     }
-    converged = replace(CONVERGED, schedule=replace(CONVERGED.schedule, limit=size.limit))
     kept = Kept(
         [
             str(plans),
-            str(converged),
             str(bench.bridge),
             size.train,
             size.judged,
@@ -142,7 +137,6 @@ def run() -> Path:
         for name in QUICK:
             _one(kept, split, name, plans[name])
             written()
-        _one(kept, split, "embedlink", converged, "converged")
     _costs(kept, splits[0], plans, size)
     _at_equal_budget(kept, splits[0], plans)
     written()

@@ -25,7 +25,6 @@ def figures(
         _ratio_cached(runs, threshold, seeds),
         _ratio_raw(runs, threshold, padded, seeds),
         _equal(kept, runs, equal_budget),
-        _against_cascade(kept, runs),
         _memory(kept),
         *_by_llm_size(kept.costs.get("llm sizes")),
     ]
@@ -196,24 +195,6 @@ def _equal(kept: Kept, runs: Mapping[str, Sequence[Run]], times: int) -> Figure:
     if not others[best].wer:
         return _unknown(figure, "", "≤ 0.2", f"the best baseline makes no error; {note}")
     return at_most(figure, own.wer / others[best].wer, 0.2, "", seeds=(own.seed,), note=note)
-
-
-def _against_cascade(kept: Kept, runs: Mapping[str, Sequence[Run]]) -> Figure:
-    figure = "errors_over_cascade"
-    converged = kept.of("embedlink", "converged")
-    others = {run.seed: run.wer for run in runs["cascade"]}
-    converged = [run for run in converged if run.seed in others]
-    if not converged:
-        return _unknown(figure, "", "≤ 0.5")
-    own = statistics.mean(run.wer for run in converged)
-    other = statistics.mean(others[run.seed] for run in converged)
-    if not other:
-        return _unknown(figure, "", "≤ 0.5", "the cascade makes no error")
-    note = (
-        f"embedlink's WER {own:.3f} as the base stage trains it ({converged[0].seconds:.0f} s), over the "
-        f"cascade's {other:.3f}, its transcript in the reading kindest to it"
-    )
-    return at_most(figure, own / other, 0.5, "", seeds=_seeds(converged), note=note)
 
 
 def _memory(kept: Kept) -> Figure:

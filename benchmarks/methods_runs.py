@@ -52,7 +52,7 @@ class Run:
 
     method: str
     seed: int
-    kind: str  # "whole" schedule, "equal" for one cut to a share of a budget, "converged" for the base stage's own
+    kind: str  # "whole" schedule, or "equal" for one cut to a share of a budget
     stopped: str  # why it ended
     steps: int
     seconds: float  # of training

@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks import corpora
 from benchmarks.alignment import Bench
+from benchmarks.kept import Kept
 from benchmarks.personal_figures import FULL, Quality, Race, figures, plots
 from benchmarks.personal_loop import CODE, LoopBase, LoopPlan, loop_base, loop_path
 from benchmarks.personal_race import (
@@ -36,7 +37,7 @@ from benchmarks.personal_race import (
     time_loop,
     time_ours,
 )
-from benchmarks.personal_updates import Kept, OurPlan, best, judged, piece, total
+from benchmarks.personal_updates import OurPlan, best, judged, piece, total
 from benchmarks.personal_users import OurBase, People, our_base, people, some
 from benchmarks.record import FOLDER, write_area
 from benchmarks.sparse import Candidate
@@ -93,9 +94,9 @@ class Stores:
     """What is kept: of ours, of the baseline, and of the clock."""
 
     def __init__(self, ours: Sequence[Any], loop: Sequence[Any]) -> None:
-        self.ours = Kept("ours", OUR_CODE, list(ours))
-        self.loop = Kept("loop", LOOP_CODE, list(loop))
-        self.clock = Kept("clock", (*OUR_CODE, *LOOP_CODE), [list(ours), list(loop)])
+        self.ours = Kept("personal-ours", OUR_CODE, list(ours))
+        self.loop = Kept("personal-loop", LOOP_CODE, list(loop))
+        self.clock = Kept("personal-clock", (*OUR_CODE, *LOOP_CODE), [list(ours), list(loop)])
 
 
 def run() -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.personal_loop import LoopPlan
 from benchmarks.personal_race import Clock, pooled, steps_to
 from benchmarks.personal_updates import OurPlan
 from benchmarks.record import Figure, at_least, at_most, plain
@@ -95,11 +96,7 @@ def _race(race: Race) -> list[Figure]:
     end, their_end = ours[-1][1], loop[-1][1]
     words = sum(curve[0][2] for curve in race.curves["ours"])
     who = f"{race.users} users, {len(race.curves['ours'])} updates, {words} held-out words; {USERS}"
-    how = {
-        side: f"{plan.candidate.label + ', ' if isinstance(plan, OurPlan) else ''}{plan.steps} steps, batch {plan.batch_size}, rate {plan.learning_rate:g}, "
-        f"{'parts masked' if plan.masked else 'nothing masked'}, frames shifted to the base's mean"
-        for side, plan in plans.items()
-    }
+    how = {side: _how(plan) for side, plan in plans.items()}
     found = [
         _ratio(name, ours, loop, end, end, clock, who, asked=True),
         _ratio(
@@ -132,6 +129,16 @@ def _race(race: Race) -> list[Figure]:
             ),
         )
     return found
+
+
+def _how(plan: OurPlan | LoopPlan) -> str:
+    """A plan in words."""
+    learned = f"{plan.candidate.label}, " if isinstance(plan, OurPlan) else ""
+    masked = "parts masked" if plan.masked else "nothing masked"
+    return (
+        f"{learned}{plan.steps} steps, batch {plan.batch_size}, rate {plan.learning_rate:g}, {masked}, "
+        "frames shifted to the base's mean"
+    )
 
 
 def _ratio(

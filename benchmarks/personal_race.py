@@ -32,7 +32,7 @@ OUR_PLANS = tuple(
     for steps in OUR_STEPS
     for masked in (True, False)
 )
-"""Dense and sparse ones: the race is one of time, a sparse update is no quicker. Rates as ``personal.RATES`` finds them good."""
+"""Dense and sparse ones: the race is one of time, a sparse update is no quicker. Rates are good ones of ``personal.RATES``."""
 LOOP_STEPS = 60
 """The baseline's budget."""
 LOOP_PLANS = tuple(LoopPlan(rate, LOOP_STEPS, BATCH) for rate in (1e-4, 3e-4, 1e-3))

@@ -1,25 +1,20 @@
-"""Personal updates of our base: learning and judging on one fold, and what was measured, kept on disk."""
+"""Personal updates of our base: learning and judging on one fold."""
 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from benchmarks import corpora
 from benchmarks.alignment import Bench
 from benchmarks.personal_users import Fold, OurBase
-from benchmarks.record import machine, versions
 from benchmarks.sparse import Candidate
 from stages.alignment.adapter import apply_update
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.metrics import ErrorCounts, word_errors
 from stages.alignment.personal import PersonalConfig, PersonalResult, personalize
 from stages.alignment.trainer import Masking
-from stages.atomic import sha256_file, sha256_json, write_json
 
 NO_MASKING = Masking(0, 0, 0, 0)
 
@@ -79,31 +74,6 @@ def judged(bench: Bench, base: OurBase, fold: Fold, plan: OurPlan | None, settin
         apply_update(bridge, result.tensors, config.method)
     found = errors_of(bench, base, fold, bridge)
     return found.errors, found.words
-
-
-class Kept:
-    """What was measured, on disk, by name. The file's name covers what it came of: code, settings, libraries and machine."""
-
-    def __init__(self, name: str, code: Sequence[str], told: Any) -> None:
-        """``code``: files and globs below the project's root."""
-        root = corpora.ROOT
-        files = sorted({path for pattern in code for path in root.glob(pattern)})
-        hashes = {str(path.relative_to(root)): sha256_file(path) for path in files}
-        key = sha256_json([hashes, told, machine(), versions()])
-        self.path = Path(corpora.CACHE) / f"personal-{name}-{key[:16]}.json"
-        self.known: dict[str, Any] = json.loads(self.path.read_text()) if self.path.is_file() else {}
-
-    def get(self, name: str, measure: Callable[[], Any]) -> Any:
-        """By name, measured where it is not known yet."""
-        if name not in self.known:
-            self.known[name] = measure()
-            write_json(self.path, self.known)
-        return self.known[name]
-
-    def forget(self, start: str) -> None:
-        """Everything whose name begins so, to be measured anew."""
-        self.known = {name: value for name, value in self.known.items() if not name.startswith(start)}
-        write_json(self.path, self.known)
 
 
 def piece(plan: Any, group: str, fold: Fold) -> str:

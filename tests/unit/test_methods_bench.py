@@ -124,7 +124,7 @@ def test_equal_budget_takes_the_best_baseline_and_the_same_seed() -> None:
 
 def test_what_is_not_measured_yet_is_not_met() -> None:
     found = told(kept_with())
-    for name in ("time_ratio_cached_features", "errors_at_equal_budget", "errors_over_cascade", "peak_training_memory"):
+    for name in ("time_ratio_cached_features", "errors_at_equal_budget", "peak_training_memory"):
         assert (found[name].value, found[name].met) == (None, False), name
 
 
@@ -220,14 +220,6 @@ def test_a_plan_changes_the_sizes_and_the_masks_of_embedlink_alone() -> None:
     assert method.trainer.config.masking == changed.masking
     assert method.trainer.bridge.log_scale.exp().item() == pytest.approx(20.0)
     assert {name for name, one in methods.PLANS.items() if one.sizes or not one.masked} == {"embedlink"}
-
-
-def test_the_cascade_is_compared_with_embedlink_as_the_base_stage_trains_it() -> None:
-    found = told(kept_with(*OURS, finished("cascade", [], wer=0.05)))["errors_over_cascade"]
-    assert found.value is None  # the quick schedule's errors are another figure
-    converged = finished("embedlink", [(50.0, 0.02, 500)], kind="converged", wer=0.02)
-    found = told(kept_with(*OURS, converged, finished("cascade", [], wer=0.05)))["errors_over_cascade"]
-    assert (found.value, found.met) == (0.4, True)
 
 
 def test_seeds_and_size_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

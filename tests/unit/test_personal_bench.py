@@ -13,10 +13,11 @@ import torch
 
 from benchmarks import corpora, personal, personal_loop, personal_plots
 from benchmarks.alignment import Bench
+from benchmarks.kept import Kept
 from benchmarks.personal_figures import FULL, Quality, Race, figures, plots
 from benchmarks.personal_loop import LoopBase, LoopPlan, loop_base, spoken, state_of, train_base, update
 from benchmarks.personal_race import LOOP_EVERY, Clock, choose_loop, choose_ours, loop_curve, pooled, steps_to
-from benchmarks.personal_updates import Kept, OurPlan, best, piece
+from benchmarks.personal_updates import OurPlan, best, piece
 from benchmarks.personal_users import Fold, People, folds_of, people
 from benchmarks.record import Figure
 from benchmarks.sparse import Candidate
