@@ -79,6 +79,7 @@ class Size:
     our_tuning: int | None = 3  # folds of each tuning user, for our plans
     race_tuning: int = 2  # tuning users, one fold each, for the baseline's plans: each takes minutes
     race_judging: tuple[int | None, int] = (None, 2)  # users, folds of each
+    race_clock: int = 6  # users, one fold each: seconds differ far less than errors do
     folder: Path = FOLDER
 
 
@@ -87,7 +88,7 @@ def size_asked() -> Size:
     if not os.environ.get("EDGEALIGN_PERSONAL_QUICK"):
         return Size()
     rates = tuple((one, found[:1]) for one, found in RATES.items() if one.method == "full" or one.density == 0.01)
-    return Size(rates, 1, 24, 1, 2, 1, 1, (1, 1), corpora.quick_folder())
+    return Size(rates, 1, 24, 1, 2, 1, 1, (1, 1), 1, corpora.quick_folder())
 
 
 class Stores:
@@ -207,8 +208,10 @@ def run_race(bench: Bench, base: OurBase, loop: Any, everyone: People, size: Siz
     into.curves["ours"] = ours(into.plans["ours"], "judging", judging)
     into.curves["loop"] = theirs(into.plans["loop"], "judging", judging)
     times: dict[str, list[Any]] = {"ours": [], "loop": []}
-    with progress("clock", len(judging), "users") as advance:
-        for fold in judging:
+    timed = some(judging, size.race_clock, 1)
+    into.timed = len(timed)
+    with progress("clock", len(timed), "users") as advance:
+        for fold in timed:
             for side, plan in into.plans.items():
                 ours_here = partial(time_ours, bench, base, fold, plan, settings)
                 measure = ours_here if side == "ours" else partial(of_loop, time_loop, fold, plan)

@@ -40,6 +40,7 @@ class Race:
     clock: Clock | None = None
     users: int = 0
     tried: int = 0  # plans of the baseline
+    timed: int = 0  # updates that the clock was at
 
 
 def figures(quality: Quality, race: Race) -> list[Figure]:
@@ -115,9 +116,14 @@ def _race(race: Race) -> list[Figure]:
             "personal_update_seconds_embedlink",
             clock.whole,
             "s",
-            note="whole update, the choice of weights in it; median",
+            note=f"whole update, the choice of weights in it; median of {race.timed} users",
         ),
-        plain("personal_step_seconds_projector_lora", clock.loop, "s", note="median; cached features for both sides"),
+        plain(
+            "personal_step_seconds_projector_lora",
+            clock.loop,
+            "s",
+            note=f"median of {race.timed} users; cached features for both sides",
+        ),
     ]
     if their_end > end:  # a WER that both are at
         found.insert(
