@@ -122,6 +122,7 @@ class Base(Frozen):
     batch_size: Positive = 4
     learning_rate: Annotated[float, Field(gt=0.0)] = 7e-4
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    tempo: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
     dev_users: Annotated[float, Field(ge=0.0, le=0.5)] = 0.1
     seed: int = 0
     rounds: Annotated[int, Field(ge=1, le=5)] = 1

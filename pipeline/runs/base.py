@@ -268,6 +268,7 @@ def _planned(one: Round, session: Session, run: Any) -> tuple[Any, Placement]:
         setup.held_out,
         drawn_rows=setup.train.sampled_rows,
         table_rows=table,
+        tempo=setup.train.tempo,
     )
     [plan], placement = plan_all([work], session.nodes())
     if isinstance(plan, ClusterError):

@@ -42,6 +42,7 @@ def train_config(settings: Settings) -> TrainConfig:
         embedding_weight=settings.alignment.embedding_weight,
         seed=chosen.seed,
         sampled_rows=settings.alignment.sampled_rows,
+        tempo=chosen.tempo,
     )
 
 

@@ -24,10 +24,12 @@ def work_of(
     *,
     drawn_rows: int = 0,
     table_rows: int = 0,
+    tempo: float = 0.0,
 ) -> Work:
     """One training by its sizes. ``training`` and ``held_out`` are ``stages.base.Corpus``, ``rows`` (V, D).
 
-    ``drawn_rows``: of a table of ``table_rows``, that each step competes with besides.
+    ``drawn_rows``: of a table of ``table_rows``, that each step competes with besides. ``tempo``: by which share an utterance
+    may be stretched.
     """
     all_cuts = training.cuts or [()] * len(training.targets)
     return Work(
@@ -37,6 +39,7 @@ def work_of(
         rows=len(rows),
         drawn_rows=drawn_rows,
         table_rows=table_rows,
+        tempo=tempo,
         utterances=training.utterances,
         frames=[len(frames) for frames in training.frames],
         tokens=[max(map(len, (target, *cuts))) for target, cuts in zip(training.targets, all_cuts, strict=True)],

@@ -11,6 +11,7 @@ Where a batch does not fit, it goes through in pieces whose gradients add up to 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -48,6 +49,7 @@ class Work:
     read: Sequence[int] = ()  # T of each utterance that is read out between epochs
     drawn_rows: int = 0  # of the LLM's whole table, that a step's scores compete with besides V
     table_rows: int = 0  # of that table, where rows are drawn
+    tempo: float = 0.0  # share by which an utterance may be stretched while it trains
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def plan_memory(work: Work, cap_bytes: int) -> MemoryPlan:
     longest = max(range(len(work.frames)), key=lambda index: work.frames[index])
     one = step_bytes(
         work.bridge,
-        work.frames[longest],
+        math.ceil(work.frames[longest] * (1.0 + work.tempo)),
         max(work.tokens),
         work.rows + work.drawn_rows,
         dropout=work.kind == "base",

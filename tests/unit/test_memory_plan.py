@@ -38,6 +38,13 @@ def test_the_largest_pieces_that_fit_are_taken() -> None:
         plan_memory(WORK, least.planned_bytes - 1)
 
 
+def test_utterances_that_may_be_stretched_are_planned_at_their_longest() -> None:
+    stretched, longer = replace(WORK, tempo=0.5), replace(WORK, frames=[round(1.5 * count) for count in WORK.frames])
+    kept = standing_bytes(longer)["the frames of all utterances"] - standing_bytes(WORK)["the frames of all utterances"]
+    whole = plan_memory(longer, 6_000_000_000).planned_bytes
+    assert plan_memory(stretched, 6_000_000_000).planned_bytes == whole - kept  # the stored frames stay as they are
+
+
 def test_a_refusal_has_the_numbers_and_the_utterance() -> None:
     with pytest.raises(ClusterError) as refused:
         plan_memory(WORK, 900_000_000)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.runs.configs import bridge_config, personal_config
+from pipeline.runs.configs import bridge_config, personal_config, train_config
 from pipeline.settings import Settings, load_settings
 from stages.errors import SettingsError
 
@@ -62,6 +62,7 @@ def test_every_setting_of_the_model_stands_in_params_yaml() -> None:
         ),
         ({"base__rounds": 2, "pseudo_labels__agreement": False}, "base.rounds is 2 without pseudo_labels.agreement"),
         ({"base__rounds": 6}, "less than or equal to 5"),
+        ({"base__tempo": 0.6}, "less than or equal to 0.5"),
         ({"alignment__cut_words": 1.5}, "less than or equal to 1"),
         ({"alignment__sampled_rows": -1}, "greater than or equal to 0"),
         ({"base_cohorts": ["elsewhere"]}, "elsewhere"),
@@ -94,15 +95,21 @@ def test_a_missing_file_names_the_remedy(tmp_path: Path) -> None:
 
 
 def test_settings_reach_the_alignment_library(tmp_path: Path) -> None:
-    changed = {"alignment__scale": 20.0, "personalize__method": "blocks", "personalize__trainable_blocks": 2}
+    changed = {
+        "alignment__scale": 20.0,
+        "base__tempo": 0.12,
+        "personalize__method": "blocks",
+        "personalize__trainable_blocks": 2,
+    }
     settings = load_settings(written(tmp_path, **changed))
     assert bridge_config(settings, 384, 576).scale == 20.0
+    assert train_config(settings).tempo == 0.12
     config = personal_config(settings)
     assert (config.method, config.trainable_blocks) == ("blocks", 2)
 
 
 def test_a_speller_is_the_bases_bridgeformer_at_twice_the_rate_and_off_by_default() -> None:
-    from pipeline.runs.configs import speller_bridge_config, speller_train_config, train_config
+    from pipeline.runs.configs import speller_bridge_config, speller_train_config
 
     settings = load_settings(ROOT)
     assert settings.base.speller is False
