@@ -13,7 +13,7 @@ from platformdirs import user_cache_path
 
 from pipeline.progress import progress
 from pipeline.project import Project
-from stages.atomic import atomic_path, sha256_file, sha256_json
+from stages.atomic import atomic_path, sha256_bytes, sha256_file, sha256_json
 from stages.audio import load_audio
 from stages.errors import InputError
 from stages.examples import LabelledUtterance
@@ -74,6 +74,11 @@ def an4() -> list[LabelledUtterance]:
         ((name, user, text, load_audio(path, path.name)) for name, user, text, path in recordings),
         len(recordings),
     )
+
+
+def content(items: Iterable[LabelledUtterance]) -> str:
+    """A hash of what was said and heard in utterances, in their order."""
+    return sha256_json([[item.utterance, item.text, sha256_bytes(item.frames.tobytes())] for item in items])
 
 
 def synthetic(cohort: str = "base-synthetic") -> list[LabelledUtterance]:

@@ -122,10 +122,13 @@ class Meter:
         """What each host sent and received from ``start`` to ``end``, in seconds since 1970, at the most.
 
         From the last reading before it to the first one after: nothing that was sent in that time is left out, however late
-        a busy machine reads; what was sent just before or after it may be in it.
+        a busy machine reads; what was sent just before or after it may be in it. Raises RuntimeError without such readings.
         """
-        first = max(0, bisect_right([one.ended for one in self.readings], start) - 1)
-        last = min(len(self.readings) - 1, bisect_left([one.began for one in self.readings], end))
+        first = bisect_right([one.ended for one in self.readings], start) - 1
+        last = bisect_left([one.began for one in self.readings], end)
+        if first < 0 or last == len(self.readings):
+            seen = f"{self.readings[0].ended:.1f} to {self.readings[-1].began:.1f}" if self.readings else "never"
+            raise RuntimeError(f"counters were read from {seen}, needed from before {start:.1f} to after {end:.1f}")
         pairs = zip(self.readings[first].counts, self.readings[last].counts, strict=True)
         return [Traffic(after[0] - before[0], after[1] - before[1]) for before, after in pairs]
 

@@ -26,8 +26,11 @@ from benchmarks.kept import Kept
 from benchmarks.personal_figures import FULL, Quality, Race, figures, plots
 from benchmarks.personal_loop import CODE, LoopBase, LoopPlan, loop_base, loop_path
 from benchmarks.personal_race import (
+    LOOP_EVERY,
     LOOP_PLANS,
+    OUR_EVERY,
     OUR_PLANS,
+    TIMED_STEPS,
     Clock,
     choose_loop,
     choose_ours,
@@ -55,15 +58,18 @@ RATES = {
 SHIFT = OurPlan(Candidate("blocks", blocks=0), 1e-12, 1, 8)
 """Trains nothing to speak of: the shift of the frames alone."""
 
+TEXTS = (*(f"stages/{name}.py" for name in ("text", "spoken_form", "spoken_numbers", "examples")),)
 OUR_CODE = (
     *(f"benchmarks/personal_{name}.py" for name in ("users", "updates")),
     "params.yaml",
     "stages/alignment/*.py",
+    *TEXTS,
 )
 LOOP_CODE = (
     *(f"benchmarks/personal_{name}.py" for name in ("users", "loop")),
     *(f"stages/alignment/methods/{name}.py" for name in CODE),
-    "stages/alignment/injection.py",
+    *(f"stages/alignment/{name}.py" for name in ("injection", "metrics", "trainer")),
+    *TEXTS,
 )
 
 
@@ -94,10 +100,11 @@ def size_asked() -> Size:
 class Stores:
     """What is kept: of ours, of the baseline, and of the clock."""
 
-    def __init__(self, ours: Sequence[Any], loop: Sequence[Any]) -> None:
-        self.ours = Kept("personal-ours", OUR_CODE, list(ours))
-        self.loop = Kept("personal-loop", LOOP_CODE, list(loop))
-        self.clock = Kept("personal-clock", (*OUR_CODE, *LOOP_CODE), [list(ours), list(loop)])
+    def __init__(self, everyone: People, ours: Sequence[Any], loop: Sequence[Any]) -> None:
+        said = corpora.content([item for fold in (*everyone.tuning, *everyone.judging) for item in fold.held_out])
+        self.ours = Kept("personal-ours", OUR_CODE, [said, OUR_EVERY, *ours])
+        self.loop = Kept("personal-loop", LOOP_CODE, [said, LOOP_EVERY, *loop])
+        self.clock = Kept("personal-clock", (*OUR_CODE, *LOOP_CODE), [said, TIMED_STEPS, [*ours], [*loop]])
 
 
 def run() -> Path:
@@ -106,7 +113,7 @@ def run() -> Path:
     everyone = people(size.train, size.users)
     base = our_base(bench, everyone.teaching, 1 if size.steps else None)
     path = loop_path(bench, everyone.teaching, size.steps)
-    stores = Stores([base.name, repr(size.steps)], [path.stem, repr(size.steps), repr(MASKING)])
+    stores = Stores(everyone, [base.name, repr(size.steps)], [path.stem, repr(size.steps), repr(MASKING)])
     if os.environ.get("EDGEALIGN_PERSONAL_TIME"):
         stores.clock.forget("")
 
@@ -197,7 +204,7 @@ def run_race(bench: Bench, base: OurBase, loop: Any, everyone: People, size: Siz
         for plan in dict.fromkeys(_limited(one, size) for one in OUR_PLANS)
     }
     into.plans["ours"] = choose_ours(own)
-    wer = own[into.plans["ours"]][-1][1]
+    wer = pooled(ours(into.plans["ours"], "tuning", tuning))[-1][1]  # of the people whom the baseline is tuned on
     other = {
         plan: pooled(theirs(plan, "tuning", tuning))
         for plan in dict.fromkeys(_limited(one, size) for one in LOOP_PLANS)

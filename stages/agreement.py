@@ -46,9 +46,10 @@ class AgreementRules:
     min_scores: Mapping[str, float] = field(default_factory=dict)
     """By teacher: below it, that teacher has no say, and one that stands alone convinces nobody."""
     alone: Mapping[str, float] = field(default_factory=dict)
-    """By teacher: from this score on its text is taken whatever others heard; absent: never."""
+    """By teacher: from this score on its text is taken where the teachers do not agree; absent: never."""
     unknown: Collection[str] = frozenset()
-    """Words that only the first teacher knows. A stretch half of which they are is no dispute; see ``unknown_words``."""
+    """Words that only the first teacher knows. A stretch half of which they are is no dispute, where the other one heard no
+    more words there; see ``unknown_words``."""
 
 
 def distance(one: str, other: str) -> float:
@@ -85,21 +86,24 @@ def _together(first: Heard, others: Sequence[Heard], rules: AgreementRules) -> t
     return (reading if distance(first.text, reading) else first.text), ""
 
 
-def _disputed(said: Sequence[str], rules: AgreementRules) -> bool:
-    # half: "rub out" stands although "out" is known, and another number that follows it at once does not
-    return not said or 2 * sum(word in rules.unknown for word in said) < len(said)
+def _disputed(stretch: tuple[Sequence[str], Sequence[str]], rules: AgreementRules) -> bool:
+    said, heard = stretch
+    # half: "rub out" stands although "out" is known, and another number that follows it at once does not. And one word that
+    # nobody taught the adapter makes it write another one, not a sentence
+    return len(heard) > len(said) or 2 * sum(word in rules.unknown for word in said) < len(said)
 
 
-def disputes(one: str, other: str) -> list[list[str]]:
-    """The stretches in which two texts differ, as the words of ``one`` there; an empty list where only ``other`` has words."""
+def disputes(one: str, other: str) -> list[tuple[list[str], list[str]]]:
+    """The stretches in which two texts differ: the words of each there, none where only the other one has words."""
     [pairs] = align([one], [other])
-    found: list[list[str]] = []
+    found: list[tuple[list[str], list[str]]] = []
     differed = False
     for said, heard in pairs:
         if said != heard:
             if not differed:
-                found.append([])
-            found[-1] += [said] if said else []
+                found.append(([], []))
+            found[-1][0].extend([said] if said else [])
+            found[-1][1].extend([heard] if heard else [])
         differed = said != heard
     return found
 
@@ -109,12 +113,15 @@ def unknown_words(
 ) -> frozenset[str]:
     """Words that the first teacher heard from at least so many users where the second, which does not know them, heard others.
 
-    ``pairs``: (user, first, second) of each utterance. One user's mishearing is of that voice; many users' is a word.
+    ``pairs``: (user, first, second) of each utterance. One user's mishearing is of that voice; many users' is a word. A word
+    that stands in the reading alone, as "tv" for "t v", is none: no label has it in that form.
     """
     by_word: dict[str, set[str]] = defaultdict(set)
     for user, first, second in pairs:
         if first.text and second.text:
-            for said in disputes(first.read_like(second), second.text):
+            own = first.text.split()
+            for said, _ in disputes(first.read_like(second), second.text):
                 for word in said:
-                    by_word[word].add(user)
+                    if word in own:
+                        by_word[word].add(user)
     return frozenset(word for word, heard in by_word.items() if len(heard) >= users and not known(word))

@@ -178,7 +178,8 @@ def second_labels(
     ``unknown_users`` users are taken from the transcriber (None: never).
     """
     if spells is not None and unknown_users is not None:
-        both = [(row["user"], *_heard(row, read, languages)) for row in labels.to_pylist() if _compared(row, read)]
+        # a transcript that its own rules did not believe teaches no word
+        both = [(row["user"], *_heard(row, read, languages)) for row in labels.to_pylist() if _believed(row, read)]
         rules = replace(rules, unknown=unknown_words(both, spells, unknown_users))
     rows, compared, alike = [], 0, 0
     for row in labels.select(LABELS.names).to_pylist():
@@ -193,17 +194,16 @@ def second_labels(
             heard = _heard(row, read, languages)
             if all(one.text for one in heard):
                 compared += 1
-                alike += agreed(heard, replace(rules, alone={}))[0] is not None
+                alike += agreed(heard, replace(rules, alone={}, unknown=frozenset()))[0] is not None
             told = {**row, "teachers": [*row["teachers"], {"name": teacher, "text": text, "score": score}]}
-            rows.append(_judged(told, heard, rules, language, kind not in REJECTED_TEXT))
+            by = replace(rules, unknown=frozenset()) if kind else rules
+            rows.append(_judged(told, heard, by, language, kind not in REJECTED_TEXT))
     return SecondLabels(pa.Table.from_pylist(rows, schema=LABELS), compared, alike, frozenset(rules.unknown))
 
 
-def _compared(row: Mapping[str, Any], read: Mapping[str, Any]) -> bool:
-    """Whether both teachers have a say in a row."""
-    kind = kind_of(row["reason"])
-    mendable = not kind or kind in MENDABLE
-    return row["source"] != "human" and bool(row["teachers"]) and mendable and row["utterance"] in read
+def _believed(row: Mapping[str, Any], read: Mapping[str, Any]) -> bool:
+    """Whether both teachers have a say in a row, and no rule has rejected the transcript."""
+    return row["source"] != "human" and bool(row["teachers"]) and not row["reason"] and row["utterance"] in read
 
 
 def _heard(

@@ -298,11 +298,13 @@ def speak(
     from pipeline.cohorts import speak as speaking
     from pipeline.cohorts.store import list_in_params, track_with_dvc
     from pipeline.project import Project
+    from pipeline.settings import load_settings
 
     given = [bool(words), words_file is not None, sentences is not None, llm_words is not None]
     if sum(given) != 1:
         raise typer.BadParameter("give one of --word, --words, --sentences and --llm-words")
     project = Project.find()
+    load_settings(project.root)  # a params.yaml that cannot be read is told before any work
     if words_file is not None:
         said = speaking.read_said(words_file, words=True)
     elif sentences is not None:
@@ -311,16 +313,15 @@ def speak(
         said = speaking.llm_words(project, llm_words)
     else:
         said = speaking.said_words(words)
-    made = speaking.speak(
-        project, name, said, each=each, voices=voices, replace=replace, dry_run=dry_run, tell=typer.echo
-    )
+    speaking.speak(project, name, said, each=each, voices=voices, replace=replace, dry_run=dry_run, tell=typer.echo)
     if dry_run:
         return
     lists = list_in_params(project, name, base, personal=False, untold=True)
     if lists:
         typer.echo(f"params.yaml: added to {', '.join(lists)}")
-    if made:
-        track_with_dvc(project, typer.echo, [name])
+    track_with_dvc(
+        project, typer.echo, [name]
+    )  # also where it was there: an earlier run may have been stopped before this
     typer.echo("next: dvc repro")
 
 

@@ -100,6 +100,10 @@ MADE_BY = "edgealign cohort demo"
 CONSENT = make_consent(True) | {"by": "synthetic voice", "terms": "made by eSpeak NG for this demo; nobody's recording"}
 
 
+SPOKEN = "x-"
+"""Begins the names of base voices where they speak other cohorts than the demo's."""
+
+
 @dataclass(frozen=True)
 class Speech:
     """One utterance to be spoken."""
@@ -139,6 +143,12 @@ def base_voices() -> dict[str, Voice]:
         pitch = 30 + round(40 * (index * 11 % count) / (count - 1))
         voices[f"v{index:02d}-{name.replace('+', '-')}"] = Voice(name, rate_wpm, pitch, 30 + 40 * (index % 2))
     return voices
+
+
+def base_voice(user: str) -> str | None:
+    """The base voice that a user of a synthetic cohort is, whichever cohort it speaks; None for anybody else."""
+    name = user.removeprefix(SPOKEN)
+    return name if name in base_voices() else None
 
 
 def _plan_users(
@@ -242,7 +252,7 @@ def speak_in_fresh_process(user: DemoUser) -> list[ShardItem]:
             continue
     raise EdgealignError(
         f"{user.user}: the process that speaks with voice {user.voice.name} was killed twice. "
-        "Free some memory and run `edgealign cohort demo` again."
+        "Free some memory and run the same command again."
     )
 
 
@@ -296,7 +306,8 @@ def make_spoken(
 class State(Enum):
     """Of a spoken cohort's folder."""
 
-    missing = "missing"  # or damaged
+    missing = "missing"  # or damaged, but of the recipe
+    unreadable = "unreadable"  # a folder that does not say whose it is
     there = "there"
     changed = "changed"  # spoken by the same command, from another recipe
     other = "other"  # somebody's recordings, or another command's
@@ -309,7 +320,7 @@ def state_of(folder: Path, digest: str, made_by: str) -> State:
     try:
         record = read_cohort(folder)
     except InputError:
-        return State.missing
+        return State.unreadable
     if record.made_by != made_by:
         return State.other
     if record.created_from != digest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from pipeline.cohorts.demo import BASE_NOISE_DB, DemoUser, Speech, base_voices
+from pipeline.cohorts.demo import BASE_NOISE_DB, SPOKEN, DemoUser, Speech, base_voices
 from pipeline.cohorts.espeak import Voice
 from pipeline.cohorts.grammar import Sentence
 
@@ -13,6 +13,11 @@ WORDS = 9_000
 """Of the table, the most common first: rarer ones are more and more fragments."""
 UTTERANCES_EACH = 60
 WORDS_EACH = 5
+
+
+def id_width(utterances: int) -> int:
+    """Digits in an utterance's id: ids must sort as the utterances follow each other, also beyond a thousand."""
+    return max(3, len(str(utterances - 1)))
 
 
 def lexicon_users(
@@ -25,6 +30,7 @@ def lexicon_users(
 
     ``voices``: the demo's base voices where none are given.
     """
+    width = id_width(utterances_each)
     draw, deck, users = random.Random("lexicon"), list[str](), []
     for name, voice in (voices or base_voices()).items():
         speeches = []
@@ -35,6 +41,8 @@ def lexicon_users(
                     deck = list(words)
                     draw.shuffle(deck)
                 said.append(deck.pop())
-            speeches.append(Speech(f"x-{name}-{index:03d}", Sentence(" ".join(said), "lexicon", False), True))
-        users.append(DemoUser(f"x-{name}", voice, tuple(speeches), BASE_NOISE_DB))
+            speeches.append(
+                Speech(f"{SPOKEN}{name}-{index:0{width}d}", Sentence(" ".join(said), "lexicon", False), True)
+            )
+        users.append(DemoUser(f"{SPOKEN}{name}", voice, tuple(speeches), BASE_NOISE_DB))
     return users

@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.cohorts.demo import (
     BASE_NOISE_DB,
+    SPOKEN,
     DemoUser,
     Speech,
     State,
@@ -25,7 +26,7 @@ from pipeline.cohorts.demo import (
 )
 from pipeline.cohorts.espeak import Voice
 from pipeline.cohorts.grammar import Sentence
-from pipeline.cohorts.lexicon import WORDS_EACH, lexicon_users
+from pipeline.cohorts.lexicon import WORDS_EACH, id_width, lexicon_users
 from pipeline.project import Project
 from pipeline.settings import COHORT_NAME
 from stages.errors import InputError
@@ -34,6 +35,14 @@ from stages.text import normalise, problems_of
 MADE_BY = "edgealign cohort speak"
 UTTERANCE_S = 3.0
 """About what an utterance lasts, for what a dry run tells."""
+MOST_WORDS = 40
+"""Of an utterance: some 20 s by the slowest voice, and the features stage takes no more than 30 s (features.max_duration_s)."""
+WHOSE = {
+    State.other: "somebody's recordings",
+    State.changed: "other words, or other voices",
+    State.unreadable: "a cohort.yaml that is missing or cannot be read",
+}
+"""What a folder of the cohort's name holds that is not simply overwritten."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +71,11 @@ def read_said(path: Path, words: bool) -> Said:
         spoken = "" if problems_of(line, "en") else normalise(line)
         if spoken:
             found.append(spoken)
+            problem = _too_long(spoken)
         else:
-            bad.append(
-                f"line {number}: {line.strip()[:60]!r} ({problems_of(line, 'en') or 'nothing in it can be spoken'})"
-            )
+            problem = problems_of(line, "en") or "nothing in it can be spoken"
+        if problem:
+            bad.append(f"line {number}: {line.strip()[:60]!r} ({problem})")
     if bad:
         raise InputError(f"{path}: {'; '.join(bad)}. Write what is said, in English, with one {_what(words)} a line.")
     return _said(found, words, str(path))
@@ -75,7 +85,11 @@ def said_words(words: Sequence[str]) -> Said:
     """Words that are given one by one. Raises InputError as ``read_said`` does."""
     from stages.word_list import spoken_form
 
-    return _said([spoken_form(word) for word in words], True, "the words given")
+    found = [spoken_form(word) for word in words]
+    bad = [f"{one[:60]!r} ({problem})" for one in found if (problem := _too_long(one))]
+    if bad:
+        raise InputError(f"the words given: {'; '.join(bad)}. Give shorter ones.")
+    return _said(found, True, "the words given")
 
 
 def llm_words(project: Project, count: int) -> Said:
@@ -97,6 +111,12 @@ def _said(texts: Sequence[str], words: bool, source: str) -> Said:
     return Said(found, words)
 
 
+def _too_long(spoken: str) -> str:
+    """Why a text is too long to be said in one breath; empty where it is not."""
+    count = len(spoken.split())
+    return f"{count} words when spoken, at most {MOST_WORDS}" if count > MOST_WORDS else ""
+
+
 def _what(words: bool) -> str:
     return "word" if words else "sentence"
 
@@ -105,8 +125,10 @@ def plan(said: Said, each: int | None, voices: Mapping[str, Voice]) -> list[Demo
     """Who says what. Words are dealt out, a handful to an utterance, ``each`` utterances a voice; sentences are all said by
     every voice in an order of its own, or ``each`` of them by turns."""
     if said.words:
-        utterances = each or max(4, -(-2 * len(said.texts) // (WORDS_EACH * len(voices))))
-        return lexicon_users(said.texts, utterances, min(WORDS_EACH, max(2, len(said.texts))), voices)
+        longest = max(len(text.split()) for text in said.texts)
+        together = min(WORDS_EACH, max(2, len(said.texts)), max(1, MOST_WORDS // longest))
+        utterances = each or max(4, -(-2 * len(said.texts) // (together * len(voices))))
+        return lexicon_users(said.texts, utterances, together, voices)
     users, place = [], 0
     for name, voice in voices.items():
         mine = [
@@ -114,10 +136,12 @@ def plan(said: Said, each: int | None, voices: Mapping[str, Voice]) -> list[Demo
         ]
         place += len(mine)
         random.Random(f"speak {name}").shuffle(mine)
+        width = id_width(len(mine))
         speeches = tuple(
-            Speech(f"x-{name}-{at:03d}", Sentence(text, "speak", False), True) for at, text in enumerate(mine)
+            Speech(f"{SPOKEN}{name}-{at:0{width}d}", Sentence(text, "speak", False), True)
+            for at, text in enumerate(mine)
         )
-        users.append(DemoUser(f"x-{name}", voice, speeches, BASE_NOISE_DB))
+        users.append(DemoUser(f"{SPOKEN}{name}", voice, speeches, BASE_NOISE_DB))
     return users
 
 
@@ -148,8 +172,8 @@ def speak(
     if state is State.there:
         tell(f"{name}: there already")
         return False
-    if state in (State.other, State.changed) and not replace:
-        whose = "somebody's recordings" if state is State.other else "other words, or other voices"
+    if state in WHOSE and not replace:
+        whose = WHOSE[state]
         raise InputError(
             f"{name}: a cohort of that name is there, with {whose}. Choose another name, or give --replace."
         )

@@ -11,6 +11,9 @@ import numpy as np
 from pipeline.runs.common import Context, log
 from stages.errors import InputError
 
+BASE_COHORT = "base-synthetic"
+"""The demo's, whose voices other synthetic cohorts have as well."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -26,8 +29,16 @@ def person(item: Any) -> str:
     return f"{item.cohort}/{item.user}"
 
 
+def speaker(item: Any) -> str:
+    """Who is heard: a person, or a synthetic voice, which is the same one in every cohort that it speaks."""
+    from pipeline.cohorts.demo import base_voice
+
+    voice = base_voice(item.user)
+    return f"{BASE_COHORT}/{voice}" if voice else person(item)
+
+
 def split_people(context: Context) -> Split:
-    """Who trains and who judges. Raises InputError where there is nothing to learn."""
+    """Who trains and who judges, speakers apart. Raises InputError where there is nothing to learn."""
     from stages.alignment.splits import hold_out_users
     from stages.features import read_features
 
@@ -35,12 +46,9 @@ def split_people(context: Context) -> Split:
     labelled = load_labelled(context, settings.base_cohorts, read_features, use="base")
     if not labelled:
         raise InputError("base: no utterance of the base cohorts has both features and an accepted label")
-    held_out = hold_out_users({person(item) for item in labelled}, settings.base.dev_users, settings.base.seed)
-    return Split(
-        [item for item in labelled if person(item) not in held_out],
-        [item for item in labelled if person(item) in held_out],
-        frozenset(held_out),
-    )
+    held_out = hold_out_users({speaker(item) for item in labelled}, settings.base.dev_users, settings.base.seed)
+    judging = [item for item in labelled if speaker(item) in held_out]
+    return Split([item for item in labelled if speaker(item) not in held_out], judging, frozenset(map(person, judging)))
 
 
 def prepare(context: Context, split: Split, training: Sequence[Any]) -> tuple[Any, dict[str, Any]]:

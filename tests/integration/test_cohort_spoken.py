@@ -44,9 +44,11 @@ def test_words_are_spoken_listed_and_versioned_and_spoken_once(tmp_path: Path) -
     assert "commands" not in params["personal_cohorts"]
     assert (project.root / "data.dvc").is_file()
 
+    (project.root / "data.dvc").unlink()  # as if the command had been stopped before DVC knew
     shards = {path.name: path.stat().st_mtime_ns for path in list_shards(project.cohort("commands"))}
     again = edgealign(project.root, *asked)
     assert again.returncode == 0 and "there already" in again.stdout
+    assert (project.root / "data.dvc").is_file()
     assert {path.name: path.stat().st_mtime_ns for path in list_shards(project.cohort("commands"))} == shards
 
     other = edgealign(project.root, "commands", "--word", "erase")

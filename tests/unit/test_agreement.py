@@ -81,9 +81,9 @@ def test_another_word_is_no_other_reading() -> None:
     assert agreed(written("no no no", "", "no no no"), AgreementRules())[0] is None
 
 
-def test_stretches_that_differ_are_told_as_the_first_one_has_them() -> None:
-    assert disputes("rub out a b nine", "repeat a nine") == [["rub", "out"], ["b"]]
-    assert disputes("a nine", "a b nine") == [[]]
+def test_stretches_that_differ_are_told_with_the_words_of_each() -> None:
+    assert disputes("rub out a b nine", "repeat a nine") == [(["rub", "out"], ["repeat"]), (["b"], [])]
+    assert disputes("a nine", "a b nine") == [([], ["b"])]
     assert disputes("a", "a") == []
 
 
@@ -96,10 +96,22 @@ def test_many_users_word_is_a_word_and_one_users_is_a_mishearing() -> None:
     assert unknown_words(pairs, {"out"}.__contains__, 1) == {"rub", "robot"}
 
 
+def test_a_form_that_no_label_has_is_no_word() -> None:
+    """ "TV" is "t v" in labels; that "tv" is nearer to "fan", which the adapter heard, makes it none."""
+    pairs = [("turn on the t v", "turn on the fan"), ("the t v", "the lamp"), ("t v", "light")]
+    heard = [
+        (user, Heard("w", spoken, 0.5, spoken.replace("t v", "TV")), Heard("a", other, 0.5))
+        for user, (spoken, other) in zip("xyz", pairs, strict=True)
+    ]
+    assert not unknown_words(heard, {"turn", "on", "the", "t", "v"}.__contains__, 1)
+
+
 def test_a_word_that_only_the_first_knows_is_no_dispute_and_everything_else_is() -> None:
     rules = AgreementRules(unknown={"rub"}, alone={"a": 0.9})
     assert agreed(written("Rub out 75", "rub out seventy five", "repeat nine"), rules)[0] is None
     assert agreed(written("Rub out 7-0", "rub out seven zero", "repeat seven oh"), rules) == ("rub out seven oh", "")
+    # one word that nobody taught it makes an adapter write another one, not five
+    assert agreed(written("Rub", "rub", "repeat one two three four"), rules)[0] is None
     # not even where the other one, which cannot know it, is sure
     sure = [Heard("w", "rub out", 0.5), Heard("a", "repeat", 0.95)]
     assert agreed(sure, rules) == ("rub out", "")

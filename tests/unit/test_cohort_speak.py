@@ -45,6 +45,35 @@ def test_utterances_have_ids_of_their_own() -> None:
     assert all(speech.told for user in users for speech in user.speeches)
 
 
+def test_ids_sort_as_the_utterances_follow_each_other_beyond_a_thousand() -> None:
+    """A shard takes its utterances in ascending order alone."""
+    for said in (Said(("a", "b"), words=True), Said(tuple(f"say {number}" for number in range(1001)), words=False)):
+        for user in plan(said, 1001, VOICES):
+            ids = [speech.utterance for speech in user.speeches]
+            assert len(ids) == 1001 and ids == sorted(ids)
+    assert (
+        plan(Said(("a", "b"), words=True), 4, VOICES)[0].speeches[0].utterance.endswith("-000")
+    )  # as it has always been
+
+
+def test_no_utterance_is_longer_than_the_features_stage_takes() -> None:
+    phrase = " ".join(f"w{number}" for number in range(15))
+    said = Said(tuple(f"{phrase} {number}" for number in range(30)), words=True)
+    spoken = [text for texts in texts_of(said) for text in texts]
+    assert max(len(text.split()) for text in spoken) <= 40
+    counts = Counter(text for one in spoken for text in said.texts if f"{text} " in f"{one} ")
+    assert set(counts) == set(said.texts) and min(counts.values()) >= 2
+
+
+def test_what_nobody_says_in_one_breath_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sentences.txt"
+    path.write_text(f"go\n{'go on ' * 21}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"line 2: .*42 words when spoken, at most 40"):
+        read_said(path, words=False)
+    with pytest.raises(InputError, match="42 words"):
+        said_words(["go", "go on " * 21])
+
+
 def test_a_file_is_read_in_spoken_form(tmp_path: Path) -> None:
     path = tmp_path / "words.txt"
     path.write_text("# commands\nRubout\n\nDim the lights!\nrubout\nRoom 101\n", encoding="utf-8")
@@ -88,5 +117,15 @@ def test_what_is_somebodys_stays(tmp_path: Path) -> None:
         write_record(project.cohort("home"), CohortRecord("home", "en", make_consent(True), made_by, "x"))
         with pytest.raises(InputError, match=why):
             speak(project, "home", said_words(["go"]), dry_run=True)
+    record = project.cohort("home") / "cohort.yaml"
+    record.write_text("<<<<<<< HEAD\n", encoding="utf-8")  # it may hold recordings all the same
+    with pytest.raises(InputError, match="cannot be read"):
+        speak(project, "home", said_words(["go"]), dry_run=True)
+    record.unlink()
+    with pytest.raises(InputError, match="is missing or"):
+        speak(project, "home", said_words(["go"]), dry_run=True)
+    told: list[str] = []
+    speak(project, "home", said_words(["go"]), dry_run=True, replace=True, tell=told.append)
+    assert told[0].startswith("would speak home")
     with pytest.raises(InputError, match="a-z"):
         speak(project, "Home!", said_words(["go"]), dry_run=True)

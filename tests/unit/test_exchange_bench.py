@@ -37,6 +37,17 @@ def test_the_readings_around_a_stretch_are_set_against_its_updates() -> None:
     assert found.worst == Traffic(910.0, 45.5)
 
 
+def test_a_stretch_that_was_not_read_to_its_end_is_no_figure() -> None:
+    meter = Meter([None])
+    with pytest.raises(RuntimeError, match="read from never"):
+        meter.between(1.0, 2.0)
+    meter.readings = [Reading(at, at, [(int(at), 0)]) for at in (1.0, 2.0, 3.0)]
+    assert meter.between(1.0, 3.0) == [Traffic(2, 0)]
+    for start, end in ((0.5, 2.0), (1.5, 3.5)):
+        with pytest.raises(RuntimeError, match="needed from before"):
+            meter.between(start, end)
+
+
 def test_the_wires_ratio_is_that_of_the_worker_that_sent_most(monkeypatch: pytest.MonkeyPatch) -> None:
     traffic = [Traffic(100e3, 200e3), Traffic(400e3, 100e3)]
     idle = [Traffic(1e3, 2e3), Traffic(5e3, 1e3)]

@@ -77,11 +77,31 @@ def test_words_that_the_adapter_cannot_spell_come_from_the_transcriber_once_enou
         return second_labels(table, read, TEACHER, {}, BOTH, {"repeat", "out"}.__contains__, users)
 
     found = made(3)
-    assert found.unknown == {"rub"} and (found.compared, found.alike) == (4, 2)
+    assert found.unknown == {"rub"} and (found.compared, found.alike) == (
+        4,
+        0,
+    )  # to believe one teacher is no agreement
     assert found.table.column("text").to_pylist() == ["rub out one two", None, None, "rub out"]
     assert found.table.column("confidence").to_pylist()[0] == 0.8  # of the less sure one: both had a part in it
     assert made(4).unknown == made(None).unknown == frozenset()
     assert made(None).table.column("accepted").to_pylist() == [False] * 4
+
+
+def test_an_unsure_transcript_teaches_no_word_and_brings_none() -> None:
+    """A decoder's invention is heard in many voices: two teachers must have heard what the first one was unsure of."""
+    unsure = "unsure: mean token probability 0.21, at least 0.6 is needed"
+    invented = [label(f"u{at}", "Thanks for watching.", 0.21, unsure, user=user) for at, user in enumerate("abc")]
+    read = {f"u{at}": ("stop", 0.9) for at in range(6)}
+
+    def made(rows: list[dict[str, Any]]) -> Any:
+        table = pa.Table.from_pylist(rows, LABELS)
+        return second_labels(table, read, TEACHER, {}, BOTH, {"stop", "for"}.__contains__, 3)
+
+    found = made(invented)
+    assert not found.unknown and found.table.column("accepted").to_pylist() == [False] * 3
+    sure = [label(f"u{at + 3}", "Thanks", 0.9, user=user) for at, user in enumerate("abc")]
+    found = made([*invented, *sure])  # sure of it elsewhere: it is a word, and still not in what was not believed
+    assert found.unknown == {"thanks"} and found.table.column("accepted").to_pylist() == [False] * 3 + [True] * 3
 
 
 def test_a_word_is_spelled_by_all_its_tokens() -> None:
