@@ -52,7 +52,7 @@ ROUNDS = (
 """Name, epochs of its teacher, and rules. From the second round on the adapter has heard these speakers: where it is sure it is
 believed alone. The third round's has heard their hard utterances as well, and what the rules before left out is what a student
 lacks: nearly everything is taken then. Labels stay open to change: each round hears everything anew. Chosen by the labels of
-the first seed's training speakers, never by a student."""
+the first seed's training speakers, never by a student; seven of ten judges of each other seed are among those speakers."""
 TEMPO = 0.12
 """By how much what a round's teacher learns from is stretched and squeezed; students are as people's student is."""
 LAST = ROUNDS[-1][0]
