@@ -77,10 +77,11 @@ def run() -> Path:
             measure = partial(ours, bench, name, seed, taught, unseen, size.epochs)
             found[name].append(kept.get(f"{name} {seed}", measure))
     # last: once CTranslate2 has run in a process, every training step there takes up to twice as long (docs/notes.md)
-    heard = {name: one.written for name, one in whisper_heard(bench).items()}
+    judging = [speakers(items, seed)[1][: size.judge] for seed in size.seeds]
+    asked = {item.utterance for unseen in judging for item in unseen}
+    heard = {name: one.written for name, one in whisper_heard(bench, asked).items()}
     cascade = []
-    for seed in size.seeds:
-        unseen = speakers(items, seed)[1][: size.judge]
+    for unseen in judging:
         cascade.append(fair_wer([item.text for item in unseen], [heard[item.utterance] for item in unseen]))
     return write_area("cascade", figures(found, cascade, size.seeds), {}, size.folder)
 

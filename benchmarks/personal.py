@@ -80,7 +80,7 @@ class Size:
     rates: tuple[tuple[Candidate, tuple[float, ...]], ...] = tuple(RATES.items())
     users: int | None = None  # of each group
     train: int | None = None  # utterances that teach the bases
-    folds: int | None = 2  # of each user who judges, where sparse and dense are compared
+    folds: int | None = None  # of each user who judges, where sparse and dense are compared
     steps: int | None = None  # of everything
     our_tuning: int | None = 3  # folds of each tuning user, for our plans
     race_tuning: int = 2  # tuning users, one fold each, for the baseline's plans: each takes minutes

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -173,15 +173,16 @@ def bench_frames(item: LabelledUtterance) -> Any:
     return torch.from_numpy(item.frames.astype("float32"))
 
 
-def whisper_heard(bench: Bench) -> dict[str, Heard]:
-    """What faster-whisper hears in every AN4 recording, in spoken form."""
+def whisper_heard(bench: Bench, asked: Collection[str] | None = None) -> dict[str, Heard]:
+    """What faster-whisper hears in AN4's recordings, those that are ``asked`` for or all, in spoken form."""
     recordings = corpora.an4_recordings()
     key = [[name, sha256_file(path)] for name, _, _, path in recordings]
 
     def listed() -> list[Recording]:
         return [(name, partial(load_audio, path, path.name)) for name, _, _, path in recordings]
 
-    heard = transcripts(bench, "an4", key, [name for name, *_ in recordings], listed)
+    names = [name for name, *_ in recordings if asked is None or name in asked]
+    heard = transcripts(bench, "an4", key, names, listed)
     return {name: Heard(WHISPER, spoken(text), score, text) for name, (text, score) in heard.items()}
 
 

@@ -25,7 +25,8 @@ STEP = 50
 def transcripts(
     bench: Bench, name: str, key: Any, utterances: Sequence[str], recordings: Callable[[], Sequence[Recording]]
 ) -> dict[str, tuple[str, float]]:
-    """(raw transcript, score) by utterance. ``recordings`` is called only where some are not known under ``key``."""
+    """(raw transcript, score) of each of ``utterances``. ``recordings``, theirs among others, is called only where some are not
+    known under ``key``."""
     from stages.models.prepare import prepare_transcriber
     from stages.pseudo_labels import Transcriber
 
@@ -35,7 +36,8 @@ def transcripts(
     key = sha256_json([key, transcriber.identity, transcriber.beam_size])
     path = corpora.CACHE / f"{name}-transcripts-{key[:16]}.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    left = [one for one in recordings() if one[0] not in found] if set(utterances) - set(found) else []
+    unknown = set(utterances) - set(found)
+    left = [one for one in recordings() if one[0] in unknown] if unknown else []
     with progress(f"transcribe {name}", len(left), "utterances") as advance:
         for place, (utterance, samples) in enumerate(left, 1):
             heard = transcriber.transcribe(samples(), "en")

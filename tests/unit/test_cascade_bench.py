@@ -50,7 +50,7 @@ def learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Learned:
     monkeypatch.setattr(cascade, "train", train)
     monkeypatch.setattr(cascade, "hear", hear)
     whisper = {one.utterance: Heard(WHISPER, "rub out five", 1.0, "Rub out 9.") for one in REAL_SPEECH}
-    monkeypatch.setattr(cascade, "whisper_heard", lambda bench: whisper)
+    monkeypatch.setattr(cascade, "whisper_heard", lambda bench, asked: {name: whisper[name] for name in asked})
     monkeypatch.setattr(cascade, "size_asked", lambda: cascade.Size(SEEDS[:1], folder=tmp_path))
     return made
 
@@ -80,7 +80,7 @@ def test_both_sides_are_read_alike_and_nobody_who_judges_has_taught(learned: Lea
 
 
 def test_a_run_that_was_stopped_trains_nothing_again(learned: Learned, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(bench: Any) -> Any:
+    def stopped(bench: Any, asked: Any) -> Any:
         raise KeyboardInterrupt
 
     whisper = cascade.whisper_heard

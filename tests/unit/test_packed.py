@@ -45,8 +45,12 @@ def test_the_loss_has_the_same_gradients() -> None:
     for loss in losses:
         loss.backward()
     torch.testing.assert_close(losses[1], losses[0])
-    for (name, weight), twin in zip(plain.named_parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(twin.grad, weight.grad, msg=name, atol=1e-6, rtol=1e-4)
+    found = {name: weight.grad for name, weight in plain.named_parameters() if weight.grad is not None}
+    assert len(found) == len(list(plain.parameters()))
+    # they differ by rounding, by how much depends on the processor: three millionths of the largest at most on those seen
+    rounding = 1e-5 * max(float(gradient.abs().max()) for gradient in found.values())
+    for (name, gradient), twin in zip(found.items(), other.parameters(), strict=True):
+        torch.testing.assert_close(twin.grad, gradient, msg=name, atol=rounding, rtol=0.0)
 
 
 def test_utterances_do_not_hear_each_other() -> None:
