@@ -204,14 +204,13 @@ def run_race(bench: Bench, base: OurBase, loop: Any, everyone: People, size: Siz
         for plan in dict.fromkeys(_limited(one, size) for one in OUR_PLANS)
     }
     into.plans["ours"] = choose_ours(own)
-    wer = pooled(ours(into.plans["ours"], "tuning", tuning))[-1][1]  # of the people whom the baseline is tuned on
     other = {
         plan: pooled(theirs(plan, "tuning", tuning))
         for plan in dict.fromkeys(_limited(one, size) for one in LOOP_PLANS)
     }
-    masked = replace(choose_loop(other, wer), masked=True)  # parts of the frames masked, as ours may have it
+    masked = replace(choose_loop(other), masked=True)  # parts of the frames masked, as ours may have it
     other[masked] = pooled(theirs(masked, "tuning", tuning))
-    into.plans["loop"], into.tried = choose_loop(other, wer), len(other)
+    into.plans["loop"], into.tried = choose_loop(other), len(other)
     into.curves["ours"] = ours(into.plans["ours"], "judging", judging)
     into.curves["loop"] = theirs(into.plans["loop"], "judging", judging)
     times: dict[str, list[Any]] = {"ours": [], "loop": []}

@@ -84,12 +84,12 @@ def test_ours_is_the_shortest_that_is_nearly_as_good_as_the_best() -> None:
     assert choose_ours(curves) == plans[1]
 
 
-def test_the_baseline_is_the_first_one_there_and_else_the_best_at_its_end() -> None:
+def test_the_baseline_is_the_one_that_ends_best_and_the_first_of_equals() -> None:
     slow, quick = LoopPlan(1e-3, 10, 8), LoopPlan(3e-3, 10, 8)
-    curves = {slow: [(0, 0.9), (5, 0.4), (10, 0.1)], quick: [(0, 0.9), (5, 0.2), (10, 0.2)]}
-    assert choose_loop(curves, 0.2) == quick
-    assert choose_loop(curves, 0.15) == slow
-    assert choose_loop(curves, 0.05) == slow
+    curves = {quick: [(0, 0.9), (5, 0.2), (10, 0.2)], slow: [(0, 0.9), (5, 0.4), (10, 0.1)]}
+    assert choose_loop(curves) == slow
+    masked = replace(slow, masked=True)
+    assert choose_loop({**curves, masked: [(0, 0.9), (5, 0.1), (10, 0.1)]}) == slow  # masks only where they help
 
 
 def toy_loop() -> LoopBase:
