@@ -91,7 +91,7 @@ def test_an_unsure_transcript_teaches_no_word_and_brings_none() -> None:
     """A decoder's invention is heard in many voices: two teachers must have heard what the first one was unsure of."""
     unsure = "unsure: mean token probability 0.21, at least 0.6 is needed"
     invented = [label(f"u{at}", "Thanks for watching.", 0.21, unsure, user=user) for at, user in enumerate("abc")]
-    read = {f"u{at}": ("stop", 0.9) for at in range(6)}
+    read = {f"u{at}": ("stop", 0.9) for at in range(7)}
 
     def made(rows: list[dict[str, Any]]) -> Any:
         table = pa.Table.from_pylist(rows, LABELS)
@@ -100,8 +100,10 @@ def test_an_unsure_transcript_teaches_no_word_and_brings_none() -> None:
     found = made(invented)
     assert not found.unknown and found.table.column("accepted").to_pylist() == [False] * 3
     sure = [label(f"u{at + 3}", "Thanks", 0.9, user=user) for at, user in enumerate("abc")]
-    found = made([*invented, *sure])  # sure of it elsewhere: it is a word, and still not in what was not believed
-    assert found.unknown == {"thanks"} and found.table.column("accepted").to_pylist() == [False] * 3 + [True] * 3
+    again = label("u6", "Thanks", 0.21, unsure)
+    found = made([*invented, *sure, again])  # sure of it elsewhere: it is a word, and still not in what was not believed
+    assert found.unknown == {"thanks"}
+    assert found.table.column("accepted").to_pylist() == [False] * 3 + [True] * 3 + [False]
 
 
 def test_a_word_is_spelled_by_all_its_tokens() -> None:
