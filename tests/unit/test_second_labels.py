@@ -101,7 +101,9 @@ def test_an_unsure_transcript_teaches_no_word_and_brings_none() -> None:
     assert not found.unknown and found.table.column("accepted").to_pylist() == [False] * 3
     sure = [label(f"u{at + 3}", "Thanks", 0.9, user=user) for at, user in enumerate("abc")]
     again = label("u6", "Thanks", 0.21, unsure)
-    found = made([*invented, *sure, again])  # sure of it elsewhere: it is a word, and still not in what was not believed
+    found = made(
+        [*invented, *sure, again]
+    )  # sure of it elsewhere: it is a word, and still not in what was not believed
     assert found.unknown == {"thanks"}
     assert found.table.column("accepted").to_pylist() == [False] * 3 + [True] * 3 + [False]
 
