@@ -4,7 +4,7 @@ Who the users are is said in ``personal_users``; the race in ``personal_race``. 
 chosen (rates, masks, steps, the baseline's as well) is chosen on tuning users, and judged on others at that alone.
 
     make bench AREA=personal                                about three hours with one thread, once
-    EDGEALIGN_PERSONAL_TIME=1 make bench AREA=personal      the race's seconds anew, alone: three minutes
+    EDGEALIGN_PERSONAL_TIME=1 make bench AREA=personal      the race's seconds anew, alone: two minutes
     EDGEALIGN_PERSONAL_QUICK=1 make bench AREA=personal     whether it runs: figures of no worth, kept out of docs
 
 A run that is stopped goes on where it was when it is started again; docs/benchmarks/personal.json is written after each part.

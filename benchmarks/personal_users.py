@@ -122,6 +122,6 @@ def our_base(bench: Bench, teaching: Sequence[LabelledUtterance], epochs: int | 
 
 def base_path(method: str, teaching: Sequence[LabelledUtterance], told: Sequence[Any]) -> Path:
     """Where a base lies: by all that made it."""
-    heard = [[item.utterance, item.text, sha256_bytes(item.frames.tobytes())] for item in teaching]
     libraries = {name: number for name, number in versions().items() if name in ("torch", "transformers", "peft")}
-    return corpora.CACHE / f"personal-{method}-{sha256_json([list(told), heard, libraries])[:16]}.safetensors"
+    key = sha256_json([list(told), corpora.content(teaching), libraries])
+    return corpora.CACHE / f"personal-{method}-{key[:16]}.safetensors"

@@ -100,6 +100,7 @@ MADE_BY = "edgealign cohort demo"
 CONSENT = make_consent(True) | {"by": "synthetic voice", "terms": "made by eSpeak NG for this demo; nobody's recording"}
 
 
+BASE_COHORT = "base-synthetic"
 SPOKEN = "x-"
 """Begins the names of base voices where they speak other cohorts than the demo's."""
 
@@ -126,7 +127,7 @@ class DemoUser:
 def plans() -> dict[str, list[DemoUser]]:
     """All demo cohorts, in the order in which their sentences are drawn: later ones avoid the earlier ones' sentences."""
     taken: set[str] = set()
-    made = {"base-synthetic": _plan_users("base-synthetic", base_voices(), BASE_RULES, taken)}
+    made = {BASE_COHORT: _plan_users(BASE_COHORT, base_voices(), BASE_RULES, taken)}
     known = frozenset(word for sentence in taken for word in sentence.split())
     for cohort, voices in USER_VOICES.items():
         untold = UNTOLD_SHARE if cohort == "far-accents" else 0
@@ -263,18 +264,20 @@ def make_demo(project_root: Path, workers: int | None = None, say: Callable[[str
     byte. Records data/ in data.dvc where something was made.
     """
     project = Project(Path(project_root))
-    made = []
+    made, own = [], []
     for name, users in plans().items():
         state = state_of(project.cohort(name), recipe_hash(users), MADE_BY)
         if state is State.other:
             say(f"{name}: added from recordings under a demo cohort's name: left as it is")
-        elif state is State.there:
+            continue
+        own.append(name)
+        if state is State.there:
             say(f"{name}: there already")
         else:
             make_spoken(project, name, users, MADE_BY, say, workers)
             made.append(name)
     if made:
-        track_with_dvc(project, say, made)
+        track_with_dvc(project, say, own)  # all: a run that was stopped may have made some that DVC never heard of
     return made
 
 

@@ -36,7 +36,8 @@ MADE_BY = "edgealign cohort speak"
 UTTERANCE_S = 3.0
 """About what an utterance lasts, for what a dry run tells."""
 MOST_WORDS = 40
-"""Of an utterance: some 20 s by the slowest voice, and the features stage takes no more than 30 s (features.max_duration_s)."""
+"""Of an utterance: 25 s of long words by the slowest voice (15 s of letters), and the features stage takes no more than 30 s by
+default (features.max_duration_s)."""
 WHOSE = {
     State.other: "somebody's recordings",
     State.changed: "other words, or other voices",

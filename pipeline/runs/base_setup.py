@@ -11,9 +11,6 @@ import numpy as np
 from pipeline.runs.common import Context, log
 from stages.errors import InputError
 
-BASE_COHORT = "base-synthetic"
-"""The demo's, whose voices other synthetic cohorts have as well."""
-
 
 @dataclass(frozen=True)
 class Split:
@@ -31,7 +28,7 @@ def person(item: Any) -> str:
 
 def speaker(item: Any) -> str:
     """Who is heard: a person, or a synthetic voice, which is the same one in every cohort that it speaks."""
-    from pipeline.cohorts.demo import base_voice
+    from pipeline.cohorts.demo import BASE_COHORT, base_voice
 
     voice = base_voice(item.user)
     return f"{BASE_COHORT}/{voice}" if voice else person(item)

@@ -127,6 +127,27 @@ def test_a_damaged_shard_is_made_again(small: None, tmp_path: Path) -> None:
     assert tree(tmp_path / "data") == before
 
 
+def test_what_a_stopped_run_had_made_is_recorded_by_the_next_one(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[list[str]] = []
+    monkeypatch.setattr(demo, "track_with_dvc", lambda project, say, cohorts: recorded.append(list(cohorts)))
+    makes = demo.make_spoken
+
+    def stopped(project: Project, name: str, *rest: object) -> object:
+        if name == "quiet-voices":
+            raise KeyboardInterrupt
+        return makes(project, name, *rest)  # type: ignore[arg-type]  # as they come
+
+    monkeypatch.setattr(demo, "make_spoken", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        make_demo(tmp_path)
+    assert recorded == [] and Project(tmp_path).cohort("base-synthetic").is_dir()
+    monkeypatch.setattr(demo, "make_spoken", makes)
+    assert make_demo(tmp_path) == ["quiet-voices", "far-accents"]
+    assert recorded == [["base-synthetic", "quiet-voices", "far-accents"]]
+
+
 def test_somebodys_own_cohort_of_that_name_is_left_alone(small: None, tmp_path: Path) -> None:
     make_demo(tmp_path)
     described = Project(tmp_path).cohort("far-accents") / "cohort.yaml"

@@ -56,3 +56,8 @@ def test_words_are_spoken_listed_and_versioned_and_spoken_once(tmp_path: Path) -
     assert read_cohort(project.cohort("commands")) == record
     both = edgealign(project.root, "commands", "--word", "erase", "--llm-words", "3")
     assert both.returncode == 2 and "give one of" in both.stderr
+
+    (project.root / "params.yaml").write_text("{", encoding="utf-8")  # told before anything is spoken
+    broken = edgealign(project.root, "names", "--word", "ann")
+    assert broken.returncode == 1 and "params.yaml" in broken.stderr
+    assert not project.cohort("names").exists()
