@@ -30,6 +30,7 @@ from benchmarks.record import FOLDER, Figure, at_most, plain, write_area
 from benchmarks.transcripts import Recording, spoken, transcripts
 from stages.agreement import AgreementRules, Heard, agreed, unknown_words
 from stages.alignment.metrics import word_errors
+from stages.alignment.rescoring import Chooser
 from stages.alignment.trainer import TrainConfig, read_out_all
 from stages.atomic import sha256_file
 from stages.audio import load_audio
@@ -156,10 +157,12 @@ def fair_wer(references: Sequence[str], texts: Sequence[str]) -> float:
     return word_errors(references, [fair_cascade(*pair) for pair in zip(references, texts, strict=True)]).wer
 
 
-def hear(bench: Bench, base: Trained, items: Sequence[LabelledUtterance]) -> dict[str, Heard]:
-    """What an adapter reads out of utterances."""
+def hear(
+    bench: Bench, base: Trained, items: Sequence[LabelledUtterance], chooser: Chooser | None = None
+) -> dict[str, Heard]:
+    """What an adapter reads out of utterances; ``chooser`` reads again what is unsure."""
     frames = [bench_frames(item) for item in items]
-    found = read_out_all(base.trainer.bridge, bench.link(base.vocabulary), frames)
+    found = read_out_all(base.trainer.bridge, bench.link(base.vocabulary), frames, chooser=chooser)
     return {
         item.utterance: Heard(ADAPTER, normalise(base.vocabulary.text_of(bench.tokenizer, one.rows)), one.confidence)
         for item, one in zip(items, found, strict=True)

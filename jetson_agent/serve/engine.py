@@ -64,7 +64,7 @@ class Engine:
 
     def __init__(self, home: Home, settings: ServeSettings) -> None:
         """Raises InputError and ModelError where the device is not set up or a model does not load."""
-        from stages.alignment.rescoring import Rescorer
+        from stages.alignment.rescoring import Rescorer, SpelledWords
         from stages.alignment.streaming import Responder
         from stages.models.encoder import SpeechEncoder
         from stages.models.llm import load_llm
@@ -76,7 +76,8 @@ class Engine:
         self._encoder = SpeechEncoder.load(self.device.encoder)
         model, self._tokenizer = load_llm(self.device.llm)
         self._responder = Responder(model, self._tokenizer, settings.instruction)
-        self._rescorer = Rescorer(model, self._tokenizer) if settings.rescore else None
+        self._rescorer = Rescorer(model, self._tokenizer) if settings.rescore and settings.sentence_weight else None
+        self._spelled = SpelledWords(model, self._tokenizer) if settings.rescore else None
         self._steps = ThreadPoolExecutor(1, "model")
         self._urgent = 0
         self._urgent_lock = threading.Lock()
@@ -146,7 +147,7 @@ class Engine:
         return True
 
     def _load(self) -> InUse:
-        from stages.alignment.rescoring import Chooser
+        from stages.alignment.rescoring import Chooser, RescoringConfig
         from stages.listener import Listener
 
         device, shelf = self.home.in_use()
@@ -154,8 +155,9 @@ class Engine:
         words = self._words()
         folder = version.folder if version else None
         listener = Listener.load(device.base, device.llm, folder, self._tokenizer, words)
-        if self._rescorer:
-            listener.chooser = Chooser(self._rescorer, listener.vocabulary.ids)
+        if self.settings.rescore:
+            config = RescoringConfig(weight=self.settings.sentence_weight)
+            listener.chooser = Chooser(self._rescorer, listener.vocabulary.ids, config, self._spelled)
         number, sha256 = (version.number, version.sha256) if version else (None, None)
         return InUse(listener, device.base, number, sha256, words)
 

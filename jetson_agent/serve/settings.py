@@ -20,6 +20,13 @@ class ServeSettings(BaseModel):
         default=False,
         description="Whether the LLM chooses between readings that the adapter is unsure of: fewer errors, a later first word.",
     )
+    sentence_weight: float = Field(
+        default=0.3,
+        ge=0,
+        le=10,
+        description="How much the LLM's opinion of a sentence counts beside the adapter's; 0: it judges spelled words alone, "
+        "which is best for users who say letters and numbers.",
+    )
     max_bytes: int = Field(default=10_000_000, gt=0, description="Largest recording that is taken, as it is sent.")
     max_duration_s: float = Field(
         default=29.0, gt=0, le=29.0, description="Longest utterance; Whisper's window is 30 s."

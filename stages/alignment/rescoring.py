@@ -1,10 +1,15 @@
 """The LLM chooses between what the adapter is unsure of: the best few readings of the posteriors, weighed by the LLM.
 
 EmbedLink's units are the LLM's own tokens, so a reading needs no translation to be scored by the LLM that is there anyway:
-one pass over a handful of readings, behind a context whose keys and values are computed once. Readings: CTC prefix beam search
-(Graves, 2012; Hannun et al., 2014); the sum of both scores is shallow fusion over an n-best list (Chorowski and Jaitly, 2017).
+one pass over a handful of readings, behind a context whose keys and values are computed once. The sum of both scores is
+shallow fusion over an n-best list (Chorowski and Jaitly, 2017).
 
-Dimensions: S steps, V rows, N tokens of a reading, H readings, D the LLM's hidden size. Column 0 is the blank.
+The LLM is asked two things. How likely the sentence is; and, where a reading spells letter by letter, how likely the word is
+that the letters spell. A small LLM has next to no opinion of ``l i n d o`` against ``l i n d a`` as they stand, and a strong
+one of ``Lindo`` against ``Linda``. What is spelled may be a code as well, which no LLM can know: a run of letters is a word
+with probability ``word_share`` and letters drawn alike otherwise, so that a code's letters are left as they were heard.
+
+Dimensions: S steps, V rows, N tokens of a reading, H readings, D the LLM's hidden size.
 """
 
 from __future__ import annotations
@@ -12,12 +17,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stages.alignment.embedlink import BLANK
+from stages.alignment.readings import NEVER, Reading, best_readings, log_add
 from stages.alignment.soft_tokens import ReadOut
 
 CONTEXT = (
@@ -37,63 +43,31 @@ CONTEXT = (
 )
 """What people say to a device, a line each: the LLM is to expect more of the kind. No benchmark judges by one of them."""
 
-NEVER = -math.inf
+NAMES = (
+    *("Maria", "Oliver", "Boston", "Garcia", "Walnut"),
+    *("Greenfield", "Hannahlee", "Thompson", "Riverside", "Novak"),
+)
+"""What people spell, a line each, the context of a spelled word."""
 
-
-@dataclass(frozen=True)
-class Reading:
-    """One way to read an utterance."""
-
-    rows: tuple[int, ...]  # N row indices
-    score: float  # log of the summed probability of its paths
+LEAST_LETTERS = 3
+"""Fewer letters in a row are no spelled word: "a", "i" and "o" are words, "o k" is."""
+ALPHABET = 26
+"""Letters that a code's are drawn from."""
 
 
 @dataclass(frozen=True)
 class RescoringConfig:
     """How much the LLM has to say."""
 
-    weight: float = 0.3  # of the LLM's log probability of a reading, beside the adapter's
-    bonus: float = 0.9  # nats for each token: without it the LLM prefers what is short
+    weight: float = 0.3  # of the LLM's log probability of a reading, beside the adapter's; 0: never asked
+    bonus: float = (
+        3.0  # nats for each token, beside the LLM's and weighed with it: without it the LLM prefers what is short
+    )
     beam: int = 8  # readings that are kept
     candidates: int = 6  # rows that a step may add
     sure: float = 0.99  # posterior of the best reading among all kept from which the LLM is not asked
-
-
-def best_readings(log_posteriors: Tensor, beam: int, candidates: int) -> list[Reading]:
-    """(S, 1 + V) log posteriors -> at most ``beam`` readings, best first, by prefix beam search.
-
-    A step may add the ``candidates`` likeliest rows alone, the blank beside them.
-    """
-    blanks = log_posteriors[:, BLANK].tolist()
-    values, places = log_posteriors[:, 1:].topk(min(candidates, log_posteriors.shape[1] - 1), dim=-1)
-    beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, NEVER)}  # ends in blank, ends in its last row
-    for blank, row_scores, rows in zip(blanks, values.tolist(), places.tolist(), strict=True):
-        grown: dict[tuple[int, ...], tuple[float, float]] = {}
-        for prefix, (ends_blank, ends_row) in beams.items():
-            either = _log_add(ends_blank, ends_row)
-            _add(grown, prefix, either + blank, NEVER)
-            for score, row in zip(row_scores, rows, strict=True):
-                if prefix and prefix[-1] == row:
-                    _add(grown, prefix, NEVER, ends_row + score)  # the same sound goes on
-                    _add(grown, (*prefix, row), NEVER, ends_blank + score)  # said again, after a blank
-                else:
-                    _add(grown, (*prefix, row), NEVER, either + score)
-        kept = sorted(grown.items(), key=lambda item: -_log_add(*item[1]))[:beam]
-        beams = dict(kept)
-    return [Reading(prefix, _log_add(*ends)) for prefix, ends in beams.items()]
-
-
-def _add(beams: dict[tuple[int, ...], tuple[float, float]], prefix: tuple[int, ...], blank: float, row: float) -> None:
-    if blank == row == NEVER:
-        return
-    before = beams.get(prefix, (NEVER, NEVER))
-    beams[prefix] = (_log_add(before[0], blank), _log_add(before[1], row))
-
-
-def _log_add(one: float, other: float) -> float:
-    if one == NEVER or other == NEVER:
-        return max(one, other)
-    return max(one, other) + math.log1p(math.exp(-abs(one - other)))
+    spelled_weight: float = 0.7  # of how much likelier a reading's letters are for spelling a word; 0: never asked
+    word_share: float = 0.5  # of what is spelled letter by letter: words, the others are codes
 
 
 class Rescorer:
@@ -141,12 +115,61 @@ class Rescorer:
         return found
 
 
+class SpelledWords:
+    """What the LLM makes of words that were spelled letter by letter."""
+
+    def __init__(self, model: Any, tokenizer: Any, names: Sequence[str] = NAMES) -> None:
+        self._tokenizer = tokenizer
+        self._rescorer = Rescorer(model, tokenizer, names)
+
+    def scores(self, readings: Sequence[Sequence[int]], word_share: float) -> list[float]:
+        """By how much likelier each reading's letters are for spelling what the LLM knows than as letters drawn alike, in nats.
+
+        0 for a reading that spells nothing, and for all of them where all spell the same: the LLM is not asked then.
+        """
+        spelled = [spelled_words(self._tokenizer.decode(list(reading))) for reading in readings]
+        if all(words == spelled[0] for words in spelled):
+            return [0.0] * len(readings)
+        words = sorted({word for found in spelled for word in found})
+        ids = [self._tokenizer(f" {word.capitalize()}", add_special_tokens=False)["input_ids"] for word in words]
+        known = {
+            word: likelier_word(score, len(word), word_share)
+            for word, score in zip(words, self._rescorer.scores(ids), strict=True)
+        }
+        return [sum(known[word] for word in found) for found in spelled]
+
+
+def spelled_words(text: str) -> list[str]:
+    """The words that a text spells letter by letter, in their order: ``call a n n a`` -> ``["anna"]``."""
+    runs = groupby(text.split(), key=lambda word: len(word) == 1 and word.isalpha())
+    found = ["".join(run) for letters, run in runs if letters]
+    return [word for word in found if len(word) >= LEAST_LETTERS]
+
+
+def likelier_word(log_probability: float, letters: int, word_share: float) -> float:
+    """Log Bayes factor of "a word or a code" against "a code": the word has ``log_probability``, a code's letters are alike.
+
+    It never falls below log(1 - word_share): what the LLM does not know is a code, and costs a reading nothing more.
+    """
+    if word_share <= 0.0:
+        return 0.0
+    word = math.log(word_share) + log_probability + letters * math.log(ALPHABET)
+    return log_add(word, math.log1p(-word_share) if word_share < 1.0 else NEVER)
+
+
 class Chooser:
     """Reads an utterance again where the adapter is unsure, with the LLM's opinion."""
 
-    def __init__(self, rescorer: Rescorer, ids: Sequence[int], config: RescoringConfig = RescoringConfig()) -> None:
-        """``ids``: token id of each row of the vocabulary that is read from."""
-        self._rescorer, self._ids, self._config = rescorer, ids, config
+    def __init__(
+        self,
+        rescorer: Rescorer | None,
+        ids: Sequence[int],
+        config: RescoringConfig = RescoringConfig(),
+        spelled: SpelledWords | None = None,
+    ) -> None:
+        """``rescorer`` judges sentences and ``spelled`` spelled words, where they are given; ``ids``: token id of each row of
+        the vocabulary that is read from."""
+        self._rescorer, self._ids, self._config, self._spelled = rescorer, ids, config, spelled
 
     def __call__(self, log_posteriors: Tensor, rows: Tensor, heard: ReadOut) -> ReadOut:
         """(S, 1 + V) log posteriors, (V, D) rows and the read-out of the best path -> the read-out that is preferred.
@@ -156,7 +179,7 @@ class Chooser:
         from rapidfuzz.distance import Levenshtein  # a registered model reads without it
 
         readings = best_readings(log_posteriors, self._config.beam, self._config.candidates)
-        chosen = list(rescore(readings, self._ids, self._rescorer, self._config))
+        chosen = list(rescore(readings, self._ids, self._rescorer, self._config, self._spelled))
         if chosen == heard.rows:
             return heard
         soft = rows[chosen].clone()
@@ -169,19 +192,27 @@ class Chooser:
 
 
 def rescore(
-    readings: Sequence[Reading], ids: Sequence[int], rescorer: Rescorer, config: RescoringConfig
+    readings: Sequence[Reading],
+    ids: Sequence[int],
+    rescorer: Rescorer | None,
+    config: RescoringConfig,
+    spelled: SpelledWords | None = None,
 ) -> tuple[int, ...]:
     """The rows of the reading that adapter and LLM together like best. ``ids``: token id of each row."""
     best = readings[0]
     total = best.score
     for other in readings[1:]:
-        total = _log_add(total, other.score)
+        total = log_add(total, other.score)
     if len(readings) == 1 or best.score - total >= math.log(config.sure):
         return best.rows
     asked = [reading for reading in readings if reading.score > NEVER]
-    told = rescorer.scores([[ids[row] for row in reading.rows] for reading in asked])
-    summed = [
-        reading.score + config.weight * score + config.bonus * len(reading.rows)
-        for reading, score in zip(asked, told, strict=True)
-    ]
+    tokens = [[ids[row] for row in reading.rows] for reading in asked]
+    summed = [reading.score for reading in asked]
+    if rescorer is not None and config.weight:
+        told = rescorer.scores(tokens)
+        for place, (score, reading) in enumerate(zip(told, asked, strict=True)):
+            summed[place] += config.weight * (score + config.bonus * len(reading.rows))
+    if spelled is not None and config.spelled_weight:
+        for place, score in enumerate(spelled.scores(tokens, config.word_share)):
+            summed[place] += config.spelled_weight * score
     return asked[max(range(len(asked)), key=summed.__getitem__)].rows

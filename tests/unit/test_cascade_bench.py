@@ -16,6 +16,7 @@ from benchmarks.cascade import JOINT, REAL, SEEDS, figures
 from benchmarks.record import Figure
 from pipeline.settings import load_settings
 from stages.agreement import ADAPTER, WHISPER, Heard
+from stages.alignment.rescoring import Chooser
 from stages.alignment.trainer import TrainConfig
 from stages.examples import LabelledUtterance
 
@@ -37,10 +38,12 @@ def learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Learned:
     def train(bench: Any, training: Any, test: Any, config: TrainConfig) -> Any:
         names = frozenset(one.utterance for one in training)
         made.append((names, config))
-        return SimpleNamespace(trainer=SimpleNamespace(seconds=2.0), joint=bool(names & {"s0"}))
+        joint = bool(names & {"s0"})
+        return SimpleNamespace(trainer=SimpleNamespace(seconds=2.0), joint=joint, vocabulary=SimpleNamespace(ids=(7,)))
 
-    def hear(bench: Any, base: Any, items: Any) -> dict[str, Heard]:
-        return {one.utterance: Heard(ADAPTER, "rub out five" if base.joint else "rubout nine", 1.0) for one in items}
+    def hear(bench: Any, base: Any, items: Any, chooser: Chooser | None) -> dict[str, Heard]:
+        read = "rubout nine" if not base.joint else "rub out five" if chooser else "rub out six"
+        return {one.utterance: Heard(ADAPTER, read, 1.0) for one in items}
 
     bench = Bench(load_settings(corpora.ROOT), Path("toy"), None, SimpleNamespace())  # type: ignore[arg-type]  # not used
     monkeypatch.setattr(Bench, "open", lambda: bench)
@@ -49,6 +52,8 @@ def learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Learned:
     monkeypatch.setattr(corpora, "synthetic", lambda: SYNTHETIC)
     monkeypatch.setattr(cascade, "train", train)
     monkeypatch.setattr(cascade, "hear", hear)
+    monkeypatch.setattr(cascade, "load_llm", lambda folder: (None, None))
+    monkeypatch.setattr(cascade, "SpelledWords", lambda model, tokenizer: None)
     whisper = {one.utterance: Heard(WHISPER, "rub out five", 1.0, "Rub out 9.") for one in REAL_SPEECH}
     monkeypatch.setattr(cascade, "whisper_heard", lambda bench, asked: {name: whisper[name] for name in asked})
     monkeypatch.setattr(cascade, "size_asked", lambda: cascade.Size(SEEDS[:1], folder=tmp_path))
@@ -76,6 +81,7 @@ def test_both_sides_are_read_alike_and_nobody_who_judges_has_taught(learned: Lea
         "asked": "≤ 0.5",
     }
     assert found["errors_over_cascade_real_speech_alone"]["value"] == 1.0
+    assert found["errors_over_cascade_adapter_alone"]["value"] == 1.0  # "six" is what the LLM's opinion mends
     assert found["wer_embedlink_strict"]["value"] == 1.0  # "rubout" wrong, a word too many, "five" right: two of two
 
 
@@ -94,7 +100,9 @@ def test_a_run_that_was_stopped_trains_nothing_again(learned: Learned, monkeypat
 
 def test_a_ratio_is_of_the_means_and_none_where_the_cascade_errs_nowhere() -> None:
     def one(wer: float) -> dict[str, float]:
-        return {"wer": wer, "strict_wer": 2 * wer, "words": 100, "seconds": 1.0, "utterances": 9}
+        measured = {"wer": wer, "strict_wer": 2 * wer, "read_seconds": 0.1}
+        alone = {f"alone_{name}": 3 * value for name, value in measured.items()}
+        return {**measured, **alone, "words": 100, "seconds": 1.0, "utterances": 9}
 
     found: dict[str, Figure] = {
         figure.name: figure
@@ -102,6 +110,7 @@ def test_a_ratio_is_of_the_means_and_none_where_the_cascade_errs_nowhere() -> No
     }
     assert (found["errors_over_cascade"].value, found["errors_over_cascade"].met) == (0.5, True)
     assert found["errors_over_cascade_strict"].value == 1.0
+    assert found["errors_over_cascade_adapter_alone"].value == 1.5
     assert found["errors_over_cascade_real_speech_alone"].value == 1.0
     [none] = figures({REAL: [one(0.04)], JOINT: [one(0.01)]}, [0.0], (0,))
     assert (none.value, none.met) == (None, False)

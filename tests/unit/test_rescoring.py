@@ -10,7 +10,17 @@ import torch
 
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.embedlink import EmbedLink
-from stages.alignment.rescoring import Chooser, Reading, Rescorer, RescoringConfig, best_readings, rescore
+from stages.alignment.readings import Reading, best_readings
+from stages.alignment.rescoring import (
+    NAMES,
+    Chooser,
+    Rescorer,
+    RescoringConfig,
+    SpelledWords,
+    likelier_word,
+    rescore,
+    spelled_words,
+)
 from stages.alignment.soft_tokens import ReadOut, read_out
 from stages.alignment.spotting import listed_words
 from stages.alignment.trainer import read_out_all
@@ -91,6 +101,70 @@ def test_the_llm_decides_between_what_is_close_and_is_not_asked_where_nothing_is
     sure = [Reading((0,), math.log(0.995)), Reading((1,), math.log(0.001))]
     assert rescore(sure, [10, 11], likes, RescoringConfig()) == (0,)  # type: ignore[arg-type]
     assert likes.asked == asked
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("call a n n a", ["anna"]),
+        ("rubout f m q n h three seventy o k", ["fmqnh"]),
+        ("b o b and e v e", ["bob", "eve"]),
+        ("a b", []),
+        ("turn it on", []),
+        ("", []),
+    ],
+)
+def test_spelled_words_are_runs_of_letters(text: str, words: list[str]) -> None:
+    assert spelled_words(text) == words
+
+
+def test_letters_spell_a_word_or_are_a_code() -> None:
+    for probability, letters, share in ((1e-4, 5, 0.5), (1e-12, 4, 0.2), (0.3, 3, 0.9)):
+        either = share * probability + (1 - share) * 26.0**-letters
+        slow = math.log(either / 26.0**-letters)
+        assert likelier_word(math.log(probability), letters, share) == pytest.approx(slow)
+    assert likelier_word(-1e4, 5, 0.5) == pytest.approx(
+        math.log(0.5)
+    )  # an unknown one is a code: nothing more is taken off
+    assert likelier_word(-3.0, 5, 0.0) == 0.0
+    assert likelier_word(-3.0, 5, 1.0) == pytest.approx(-3.0 + 5 * math.log(26))
+
+
+def test_a_spelled_word_is_scored_as_it_is_written_behind_names() -> None:
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    spelled = SpelledWords(model, tokenizer)
+    texts = [" call a n n a", " call a n n o", " call", " o n n a b e t"]
+    readings = [tokenizer(text)["input_ids"] for text in texts]
+    found = spelled.scores(readings, word_share=1.0)
+    words = ["Anna", "Anno", "", "Onnabet"]
+    known = Rescorer(model, tokenizer, NAMES).scores([tokenizer(f" {word}")["input_ids"] for word in words])
+    for word, one, score in zip(words, known, found, strict=True):
+        assert score == pytest.approx(likelier_word(one, len(word), 1.0) if word else 0.0, rel=1e-4)
+    assert found[0] != found[1]
+    # a model with random weights knows no name: all are codes
+    assert spelled.scores(readings, 0.3) == pytest.approx([math.log(0.7), math.log(0.7), 0.0, math.log(0.7)], abs=1e-4)
+
+
+def test_the_llm_is_not_asked_where_every_reading_spells_the_same() -> None:
+    model, tokenizer = tiny_llama(), tiny_tokenizer()
+    spelled = SpelledWords(model, tokenizer)
+    spelled._rescorer = None  # type: ignore[assignment]  # whoever asks it fails
+    readings = [tokenizer(text)["input_ids"] for text in (" call a n n a", " tell a n n a")]
+    assert spelled.scores(readings, 0.5) == [0.0, 0.0]
+
+
+def test_what_is_spelled_weighs_beside_the_sentence_and_alone() -> None:
+    class Spells:
+        def scores(self, readings: list[list[int]], word_share: float) -> list[float]:
+            return [0.0 if reading == [10] else 2.0 for reading in readings]
+
+    close = [Reading((0,), math.log(0.7)), Reading((1,), math.log(0.3))]
+    spells: SpelledWords = Spells()  # type: ignore[assignment]  # a stand-in
+    assert rescore(close, [10, 11], None, RescoringConfig()) == (0,)
+    assert rescore(close, [10, 11], None, RescoringConfig(), spells) == (1,)
+    assert rescore(close, [10, 11], None, RescoringConfig(spelled_weight=0.1), spells) == (0,)
+    against: Rescorer = Likes([10])  # type: ignore[assignment]  # a stand-in
+    assert rescore(close, [10, 11], against, RescoringConfig(), spells) == (0,)
 
 
 def test_a_listener_with_a_chooser_reads_again_but_not_where_a_listed_word_was_found() -> None:
