@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from safetensors import safe_open
 
 from jetson_agent.home import Home
@@ -25,6 +26,8 @@ from stages.alignment import resume
 from stages.alignment.adapter import load_personal
 from tests.helpers_alignment import spoken
 from tests.helpers_rollout import LEARN, correct, tell
+
+pytestmark = pytest.mark.integration
 
 KILLS = int(os.environ.get("EDGEALIGN_AGENT_KILLS", "6"))
 
@@ -45,7 +48,7 @@ def learn_for_ever(folder: Path, first: int, confirmed: Any) -> None:
 
 def test_killed_in_the_middle_of_learning_nothing_is_lost(home: Home) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["jetson_agent.update", "tests.unit.test_agent_kills"])
+    context.set_forkserver_preload(["jetson_agent.update", "tests.integration.test_agent_kills"])
     tell(home, **LEARN, items=100_000, steps_per_utterance=0.0)  # nothing has to make room
     chance, kept, updates = random.Random(1), set[str](), 0
     for kill in range(KILLS):
@@ -91,7 +94,7 @@ def test_an_update_that_is_killed_again_and_again_goes_on_each_time(home: Home, 
     shutil.copytree(home.folder, undisturbed)
     assert adapt(Home.open(undisturbed)).taken
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["jetson_agent.update", "tests.unit.test_agent_kills"])
+    context.set_forkserver_preload(["jetson_agent.update", "tests.integration.test_agent_kills"])
     path, done = home.own / "update.safetensors", [0]
     for _ in range(3):
         child = context.Process(target=learn_once, args=(home.folder,), daemon=True)

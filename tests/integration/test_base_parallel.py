@@ -1,4 +1,4 @@
-"""A base that several workers train together, without Ray: parts, agreement, slow and restarted workers, quality."""
+"""Several workers train a base together, without Ray, whole trainings: parts, agreement, slow and restarted ones, quality."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from stages.alignment.trainer import Trainer
 from stages.base_parallel import Share, Worker, divide, head_of
 from tests.helpers_alignment import CONFIG, rows, spoken
 from tests.helpers_parallel import EXCHANGE, alone, setup, wer
+
+pytestmark = pytest.mark.integration
 
 
 def train(workers: list[Worker], head: Head, rounds: int, slow: frozenset[int] = frozenset()) -> list[int]:
