@@ -40,7 +40,7 @@ from benchmarks.personal_race import (
     time_loop,
     time_ours,
 )
-from benchmarks.personal_updates import OurPlan, best, judged, piece, total
+from benchmarks.personal_updates import OurPlan, best, judged, judged_at, piece, total
 from benchmarks.personal_users import OurBase, People, our_base, people, some
 from benchmarks.record import FOLDER, write_area
 from benchmarks.sparse import Candidate
@@ -54,15 +54,17 @@ RATES = {
     FULL: (1e-4, 3e-4, 1e-3),
     **{Candidate("shira", "gradient", density): (1e-3, 3e-3) for density in (0.01, 0.02)},
 }
-"""Each is tried with parts of the frames masked and without."""
+"""Each is tried with parts of the frames masked and without, and at each of STRENGTHS."""
+STRENGTHS = (1.0, 0.75, 0.5)
+"""Shares of the learned change that are kept."""
 SHIFT = OurPlan(Candidate("blocks", blocks=0), 1e-12, 1, 8)
 """Trains nothing to speak of: the shift of the frames alone."""
 
 TEXTS = (*(f"stages/{name}.py" for name in ("text", "spoken_form", "spoken_numbers", "examples")),)
 OUR_CODE = (
     *(f"benchmarks/personal_{name}.py" for name in ("users", "updates")),
-    "params.yaml",
-    "stages/alignment/*.py",
+    *(f"stages/alignment/{name}.py" for name in ("personal", "sparse", "packed", "freezing", "adapter", "vocabulary")),
+    *(f"stages/alignment/{name}.py" for name in ("trainer", "bridgeformer", "embedlink", "soft_tokens", "metrics")),
     *TEXTS,
 )
 LOOP_CODE = (
@@ -80,7 +82,7 @@ class Size:
     rates: tuple[tuple[Candidate, tuple[float, ...]], ...] = tuple(RATES.items())
     users: int | None = None  # of each group
     train: int | None = None  # utterances that teach the bases
-    folds: int | None = None  # of each user who judges, where sparse and dense are compared
+    folds: int | None = None  # of each user, where sparse and dense are compared
     steps: int | None = None  # of everything
     our_tuning: int | None = 3  # folds of each tuning user, for our plans
     race_tuning: int = 2  # tuning users, one fold each, for the baseline's plans: each takes minutes
@@ -113,7 +115,8 @@ def run() -> Path:
     everyone = people(size.train, size.users)
     base = our_base(bench, everyone.teaching, 1 if size.steps else None)
     path = loop_path(bench, everyone.teaching, size.steps)
-    stores = Stores(everyone, [base.name, repr(size.steps)], [path.stem, repr(size.steps), repr(MASKING)])
+    ours = [base.name, repr(size.steps), repr(personal_config(bench.settings))]
+    stores = Stores(everyone, ours, [path.stem, repr(size.steps), repr(MASKING)])
     if os.environ.get("EDGEALIGN_PERSONAL_TIME"):
         stores.clock.forget("")
 
@@ -149,7 +152,7 @@ def plans_of(candidate: Candidate, rates: Sequence[float], settings: PersonalCon
 def quality(bench: Bench, base: OurBase, everyone: People, size: Size, kept: Kept, into: Quality) -> None:
     """Every way of learning: its plans on tuning users, the best of them on those who judge."""
     settings = personal_config(bench.settings)
-    tuning, judging = some(everyone.tuning, None, 1), some(everyone.judging, None, size.folds)
+    tuning, judging = some(everyone.tuning, None, size.folds), some(everyone.judging, None, size.folds)
     into.users, into.folds = len({fold.user for fold in judging}), len(judging)
 
     def errors(plan: OurPlan | None, group: str, folds: Sequence[Any]) -> tuple[int, int]:
@@ -160,16 +163,28 @@ def quality(bench: Bench, base: OurBase, everyone: People, size: Size, kept: Kep
         assert found is not None  # they are all there now
         return found
 
+    def tuned(plan: OurPlan) -> list[OurPlan]:
+        plans = [replace(plan, strength=strength) for strength in STRENGTHS]
+        for fold in tuning:
+            left = [one for one in plans if piece(one, "tuning", fold) not in kept.known]
+            if left:
+                pairs = judged_at(bench, base, fold, plan, settings, [one.strength for one in left])
+                for one, pair in zip(left, pairs, strict=True):
+                    kept.get(piece(one, "tuning", fold), partial(list, pair))
+            advance(1)
+        return plans
+
     tried = sum(2 * len(rates) for _, rates in size.rates) * len(tuning)
     with progress("personal updates", tried + (len(size.rates) + 2) * len(judging), "updates") as advance:
         into.base = errors(None, "judging", judging)
         into.shifted = errors(SHIFT, "judging", judging)
         for candidate, rates in size.rates:
             plans = plans_of(candidate, rates, settings, size)
-            pairs = {plan: errors(plan, "tuning", tuning) for plan in plans}
+            plans = [one for plan in plans for one in tuned(plan)]
             chosen = best(kept.known, plans, "tuning", tuning)
-            assert chosen is not None
-            into.plans[candidate], into.tuning[candidate] = chosen, pairs[chosen]
+            pair = total(kept.known, chosen, "tuning", tuning)
+            assert chosen is not None and pair is not None  # they are all there now
+            into.plans[candidate], into.tuning[candidate] = chosen, pair
             into.judged[candidate] = errors(chosen, "judging", judging)
 
 

@@ -83,7 +83,8 @@ def _quality(told: Quality) -> list[Figure]:
         )
     for one, pair in told.judged.items():
         plan = told.plans[one]
-        how = f"{plan.steps} steps, rate {plan.learning_rate:g}, {'parts masked' if plan.masked else 'nothing masked'}"
+        masked = "parts masked" if plan.masked else "nothing masked"
+        how = f"{plan.steps} steps, rate {plan.learning_rate:g}, {masked}, strength {plan.strength:g}"
         found.append(plain(f"wer_{one.label}", _wer(pair), "", note=f"{how}: chosen on tuning users"))
     return found
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from benchmarks.alignment import Bench
 from benchmarks.personal_users import Fold, OurBase
 from benchmarks.sparse import Candidate
@@ -28,6 +30,7 @@ class OurPlan:
     steps: int
     batch_size: int
     masked: bool = True
+    strength: float = 1.0
 
     def config(self, settings: PersonalConfig) -> PersonalConfig:
         """For ``personalize``."""
@@ -38,6 +41,7 @@ class OurPlan:
             learning_rate=self.learning_rate,
             steps=self.steps,
             batch_size=self.batch_size,
+            strength=self.strength,
         )
         if self.candidate.mask:
             chosen = replace(chosen, mask=self.candidate.mask, density=self.candidate.density)
@@ -74,6 +78,25 @@ def judged(bench: Bench, base: OurBase, fold: Fold, plan: OurPlan | None, settin
         apply_update(bridge, result.tensors, config.method)
     found = errors_of(bench, base, fold, bridge)
     return found.errors, found.words
+
+
+def judged_at(
+    bench: Bench, base: OurBase, fold: Fold, plan: OurPlan, settings: PersonalConfig, strengths: Sequence[float]
+) -> list[tuple[int, int]]:
+    """The same of one training at each of ``strengths``, unrounded."""
+    config = replace(plan, strength=1.0).config(settings)
+    result = learn(bench, base, fold, config)
+    whole = copy.deepcopy(base.bridge).eval()
+    apply_update(whole, result.tensors, config.method)
+    found = []
+    for strength in strengths:
+        part = copy.deepcopy(whole)
+        with torch.no_grad():
+            for (_, value), before in zip(part.named_parameters(), base.bridge.parameters(), strict=True):
+                value.copy_(before + strength * (value - before))
+        errors = errors_of(bench, base, fold, part)
+        found.append((errors.errors, errors.words))
+    return found
 
 
 def piece(plan: Any, group: str, fold: Fold) -> str:

@@ -146,6 +146,7 @@ class Personalize(Frozen):
     steps: Positive = 60
     batch_size: Positive = 8
     learning_rate: Annotated[float, Field(gt=0.0)] = 3e-3
+    strength: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     seed: int = 0
 
 

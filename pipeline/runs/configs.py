@@ -75,6 +75,7 @@ def personal_config(settings: Settings) -> PersonalConfig:
         steps=chosen.steps,
         batch_size=chosen.batch_size,
         learning_rate=chosen.learning_rate,
+        strength=chosen.strength,
         embedding_weight=settings.alignment.embedding_weight,
         seed=chosen.seed,
     )

@@ -7,7 +7,8 @@ with the mask computed from the user's own utterances), ``lora`` adds a low-rank
 
 Other people's utterances may hold a sparse adapter back, so that it goes on understanding them: ``replay`` learns from so many
 of them in each step, ``ewc_weight`` makes a change cost as much as the weight matters to them (elastic weight
-consolidation, Kirkpatrick et al., PNAS 2017).
+consolidation, Kirkpatrick et al., PNAS 2017). ``strength`` keeps a share of the whole change: between base and update lies
+what has lost less of the one and nearly all that the other learned (Wortsman et al., CVPR 2022).
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class PersonalConfig:
     clip: float = 1.0
     embedding_weight: float = 0.1
     masking: Masking = MASKING
+    strength: float = 1.0  # share of the learned change that is kept
     shift: bool = True  # whether the user's frames are shifted to the base's mean
     replay: int = 0  # other people's utterances in each step
     ewc_weight: float = 0.0  # 0: a change costs nothing; for method shira
@@ -139,7 +141,7 @@ def personalize(
     Dropout is off; parts of the frames are masked, so that the few utterances are not simply learned by heart.
     ``others``: other people's utterances, for ``config.replay`` and ``config.ewc_weight``. With a ``checkpoint`` that holds
     a training of the same that was cut off, it goes on there and comes to the same result, bit for bit. ``watch`` is shown
-    the model after each step, with the steps done; what it takes counts in no second.
+    the model after each step, with the steps done and the change at its full strength; what it takes counts in no second.
     """
     start = time.perf_counter()
     saved = checkpoint.load() if checkpoint is not None else None
@@ -179,7 +181,7 @@ def personalize(
         steps.restore(*saved)
     resumed_at = len(steps.curve)
     watched_s = _train(work, steps, config, checkpoint, watch)
-    tensors = _extract(trained, before, config.method)
+    tensors = _extract(trained, before, config.method, config.strength)
     tensors["frame_shift"] = bridge.frame_shift.numpy().astype(np.float16)
     trainable = sum(parameter.numel() for parameter in parameters)
     seconds = time.perf_counter() - start - watched_s
@@ -315,8 +317,8 @@ def _step_losses(
         yield config.ewc_weight * (cost * change.square()).sum()
 
 
-def _extract(bridge: nn.Module, before: dict[str, Tensor], method: str) -> dict[str, np.ndarray]:
-    """The trained change in the form of its method, as ``adapter.apply_update`` reads it."""
+def _extract(bridge: nn.Module, before: dict[str, Tensor], method: str, strength: float) -> dict[str, np.ndarray]:
+    """A share of the trained change in the form of its method, as ``adapter.apply_update`` reads it."""
     if method == "shira":
         update = {}
         for name, layer in bridge.named_modules():
@@ -324,16 +326,16 @@ def _extract(bridge: nn.Module, before: dict[str, Tensor], method: str) -> dict[
                 rows, columns = layer.shira_indices[ADAPTER].long()
                 update[name] = (
                     rows * layer.get_base_layer().weight.shape[1] + columns,
-                    layer.shira_weight[ADAPTER].detach(),
+                    strength * layer.shira_weight[ADAPTER].detach(),
                 )
         return pack_sparse(update)
     if method == "lora":
         tensors = {}
         for name, layer in bridge.named_modules():
             if hasattr(layer, "lora_A"):
-                scaling = layer.scaling[ADAPTER]
+                scaling = strength * layer.scaling[ADAPTER]
                 tensors[f"{name}.down"] = layer.lora_A[ADAPTER].weight.detach().numpy().astype(np.float16)
                 tensors[f"{name}.up"] = (scaling * layer.lora_B[ADAPTER].weight.detach()).numpy().astype(np.float16)
         return tensors
     learned = {name: value.detach() for name, value in bridge.named_parameters() if value.requires_grad}
-    return {name: (value - before[name]).numpy().astype(np.float16) for name, value in learned.items()}
+    return {name: (strength * (value - before[name])).numpy().astype(np.float16) for name, value in learned.items()}

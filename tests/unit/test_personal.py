@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.alignment import sparse
-from stages.alignment.adapter import AdapterRecord, load_base, load_personal, read_record, save, save_base
+from stages.alignment.adapter import AdapterRecord, apply_update, load_base, load_personal, read_record, save, save_base
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.embedlink import EmbedLink
 from stages.alignment.personal import PersonalConfig, PersonalResult, personalize
@@ -104,6 +105,28 @@ def test_the_mean_of_a_speaker_is_shifted_to_the_bases(trained: Trainer, tmp_pat
     )
     assert error_share(trained.bridge, trained.link, speaker[16:]) > 0.5
     assert error_share(bridge, trained.link, speaker[16:]) < 0.35
+
+
+@pytest.mark.parametrize("method", ["shira", "lora", "full", "blocks"])
+def test_strength_keeps_a_share_of_the_change_and_the_whole_shift(trained: Trainer, method: str) -> None:
+    config = PersonalConfig(method=method, steps=4, learning_rate=1e-2)
+    changed = {}
+    for strength in (1.0, 0.25):
+        result = personalize(
+            trained.bridge, trained.link, spoken(4, seed=3), dataclasses.replace(config, strength=strength)
+        )
+        bridge = copy.deepcopy(trained.bridge)
+        apply_update(bridge, result.tensors, method)
+        changed[strength] = bridge.state_dict()
+    before, moved = trained.bridge.state_dict(), 0.0
+    for name, whole in changed[1.0].items():
+        part = changed[0.25][name]
+        if name == "frame_shift":
+            assert torch.equal(part, whole) and whole.abs().max() > 0
+            continue
+        torch.testing.assert_close(part - before[name], 0.25 * (whole - before[name]), rtol=2e-3, atol=2e-5)
+        moved = max(moved, float((whole - before[name]).abs().max()))
+    assert moved > 1e-3
 
 
 def test_the_base_is_left_as_it_is(trained: Trainer) -> None:

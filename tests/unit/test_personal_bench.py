@@ -17,10 +17,11 @@ from benchmarks.kept import Kept
 from benchmarks.personal_figures import FULL, Quality, Race, figures, plots
 from benchmarks.personal_loop import LoopBase, LoopPlan, loop_base, spoken, state_of, train_base, update
 from benchmarks.personal_race import LOOP_EVERY, Clock, choose_loop, choose_ours, loop_curve, pooled, steps_to
-from benchmarks.personal_updates import OurPlan, best, piece
-from benchmarks.personal_users import Fold, People, folds_of, people
+from benchmarks.personal_updates import OurPlan, best, judged, judged_at, piece
+from benchmarks.personal_users import Fold, People, folds_of, our_base, people
 from benchmarks.record import Figure
 from benchmarks.sparse import Candidate
+from pipeline.runs.configs import personal_config
 from pipeline.settings import load_settings
 from stages.alignment.methods.lora import ProjectorLora
 from stages.alignment.methods.registry import make_method
@@ -271,9 +272,23 @@ def test_a_quick_run_goes_through_every_part_and_a_second_one_measures_nothing(
         {"personal_race": {"embedlink": [[0, 0.5], [1, 0.1]], "projector-lora": [[50, 0.2]]}}, tmp_path
     )
     assert (tmp_path / made[0][0]).stat().st_size > 5_000
-    for name in ("judged", "our_curve", "loop_curve", "time_ours", "time_loop", "loop_base"):
+    for name in ("judged", "judged_at", "our_curve", "loop_curve", "time_ours", "time_loop", "loop_base"):
         monkeypatch.setattr(personal, name, lambda *_: pytest.fail("measured again"))
     assert json.loads(personal.run().read_text())["figures"] == area["figures"]
+
+
+def test_one_training_judges_every_strength_as_an_update_of_that_strength_is_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench, texts = toy_bench(monkeypatch), ["go", "stop it", "a b", "yes now", "go stop", "it now"]
+    base, [fold, *_] = our_base(bench, said("ann", texts), 4), folds_of("bob", said("bob", texts), 3)
+    plan = OurPlan(FULL, 3e-2, 6, 4, masked=False)
+    settings = personal_config(bench.settings)
+    strengths = (1.0, 0.5, 0.05)
+    found = judged_at(bench, base, fold, plan, settings, strengths)
+    apart = [judged(bench, base, fold, replace(plan, strength=strength), settings) for strength in strengths]
+    assert found == apart
+    assert len(set(found)) > 1
 
 
 def test_the_base_of_the_baseline_is_trained_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,7 @@ def test_every_setting_of_the_model_stands_in_params_yaml() -> None:
         ({"base__epochs": 0}, "greater than or equal to 1"),
         ({"base__speller": "yes"}, "base.speller: Input should be a valid boolean"),
         ({"personalize__density": 2.0}, "less than or equal to 1"),
+        ({"personalize__strength": 0.0}, "greater than 0"),
         ({"personalize__trainable_blocks": 3}, "personalize.trainable_blocks is 3, but alignment.layers 2"),
         ({"personalize__method": "magic"}, "'shira', 'lora', 'full' or 'blocks'"),
         ({"alignment__heads": 7}, "multiple of heads"),
@@ -100,12 +101,13 @@ def test_settings_reach_the_alignment_library(tmp_path: Path) -> None:
         "base__tempo": 0.12,
         "personalize__method": "blocks",
         "personalize__trainable_blocks": 2,
+        "personalize__strength": 0.75,
     }
     settings = load_settings(written(tmp_path, **changed))
     assert bridge_config(settings, 384, 576).scale == 20.0
     assert train_config(settings).tempo == 0.12
     config = personal_config(settings)
-    assert (config.method, config.trainable_blocks) == ("blocks", 2)
+    assert (config.method, config.trainable_blocks, config.strength) == ("blocks", 2, 0.75)
 
 
 def test_a_speller_is_the_bases_bridgeformer_at_twice_the_rate_and_off_by_default() -> None:
