@@ -156,7 +156,7 @@ class Engine:
         folder = version.folder if version else None
         listener = Listener.load(device.base, device.llm, folder, self._tokenizer, words)
         if self.settings.rescore:
-            config = RescoringConfig(weight=self.settings.sentence_weight)
+            config = RescoringConfig(weight=self.settings.sentence_weight, tempos=self.settings.tempos)
             listener.chooser = Chooser(self._rescorer, listener.vocabulary.ids, config, self._spelled)
         number, sha256 = (version.number, version.sha256) if version else (None, None)
         return InUse(listener, device.base, number, sha256, words)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -26,6 +28,12 @@ class ServeSettings(BaseModel):
         le=10,
         description="How much the LLM's opinion of a sentence counts beside the adapter's; 0: it judges spelled words alone, "
         "which is best for users who say letters and numbers.",
+    )
+    tempos: tuple[Annotated[float, Field(ge=0.5, le=2)], ...] = Field(
+        default=(),
+        max_length=4,
+        description="Lengths, of an unsure utterance's own, at which the adapter hears it again before the LLM is asked, "
+        "such as [0.9, 1.1]: best where base.tempo taught the base other tempos.",
     )
     max_bytes: int = Field(default=10_000_000, gt=0, description="Largest recording that is taken, as it is sent.")
     max_duration_s: float = Field(

@@ -6,9 +6,12 @@ Dimensions: S steps, V rows, N tokens of a reading. Column 0 of the posteriors i
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from stages.alignment.embedlink import BLANK
 
@@ -45,6 +48,16 @@ def best_readings(log_posteriors: Tensor, beam: int, candidates: int) -> list[Re
         kept = sorted(grown.items(), key=lambda item: -log_add(*item[1]))[:beam]
         beams = dict(kept)
     return [Reading(prefix, log_add(*ends)) for prefix, ends in beams.items()]
+
+
+def log_probabilities(log_posteriors: Tensor, readings: Sequence[Sequence[int]]) -> list[float]:
+    """(S, 1 + V) log posteriors -> log of the summed probability of all paths of each reading; NEVER where S is too short."""
+    sizes = torch.tensor([len(rows) for rows in readings])
+    targets = torch.tensor([row + 1 for rows in readings for row in rows], dtype=torch.long)
+    steps = torch.full((len(readings),), len(log_posteriors))
+    each = log_posteriors[:, None].expand(-1, len(readings), -1).contiguous()  # (S, R, 1 + V)
+    losses = functional.ctc_loss(each, targets, steps, sizes, blank=BLANK, reduction="none")
+    return [-loss for loss in losses.tolist()]
 
 
 def _add(beams: dict[tuple[int, ...], tuple[float, float]], prefix: tuple[int, ...], blank: float, row: float) -> None:

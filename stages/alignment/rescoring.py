@@ -9,21 +9,25 @@ that the letters spell. A small LLM has next to no opinion of ``l i n d o`` agai
 one of ``Lindo`` against ``Linda``. What is spelled may be a code as well, which no LLM can know: a run of letters is a word
 with probability ``word_share`` and letters drawn alike otherwise, so that a code's letters are left as they were heard.
 
+Before that the adapter itself may hear what it is unsure of again, slower and faster (``tempos``): the mean of what it makes
+of a reading at each tempo is surer than any of them, as with averages over views of an image (Krizhevsky et al., 2012).
+
 Dimensions: S steps, V rows, N tokens of a reading, H readings, D the LLM's hidden size.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stages.alignment.readings import NEVER, Reading, best_readings, log_add
+from stages.alignment.readings import NEVER, Reading, best_readings, log_add, log_probabilities
 from stages.alignment.soft_tokens import ReadOut
 
 CONTEXT = (
@@ -67,6 +71,7 @@ class RescoringConfig:
     candidates: int = 6  # rows that a step may add
     sure: float = 0.99  # posterior of the best reading among all kept from which the LLM is not asked
     spelled_weight: float = 0.7  # of how much likelier a reading's letters are for spelling a word; 0: never asked
+    tempos: tuple[float, ...] = ()  # lengths, of an unsure utterance's own, at which it is heard again
     word_share: float = 0.5  # of what is spelled letter by letter: words, the others are codes
 
 
@@ -171,14 +176,19 @@ class Chooser:
         the vocabulary that is read from."""
         self._rescorer, self._ids, self._config, self._spelled = rescorer, ids, config, spelled
 
-    def __call__(self, log_posteriors: Tensor, rows: Tensor, heard: ReadOut) -> ReadOut:
+    def __call__(
+        self, log_posteriors: Tensor, rows: Tensor, heard: ReadOut, again: Callable[[float], Tensor] | None = None
+    ) -> ReadOut:
         """(S, 1 + V) log posteriors, (V, D) rows and the read-out of the best path -> the read-out that is preferred.
 
-        Where both read the same token its soft token stays; another one is its row, as the LLM knows it.
+        ``again`` gives (S', 1 + V) log posteriors of the same utterance stretched to a multiple of its length. Where both
+        readings have the same token its soft token stays; another one is its row, as the LLM knows it.
         """
         from rapidfuzz.distance import Levenshtein  # a registered model reads without it
 
         readings = best_readings(log_posteriors, self._config.beam, self._config.candidates)
+        if again is not None and not is_sure(readings, self._config):
+            readings = heard_again(readings, [again(tempo) for tempo in self._config.tempos])
         chosen = list(rescore(readings, self._ids, self._rescorer, self._config, self._spelled))
         if chosen == heard.rows:
             return heard
@@ -191,6 +201,26 @@ class Chooser:
         return ReadOut(chosen, soft, heard.confidence)
 
 
+def is_sure(readings: Sequence[Reading], config: RescoringConfig) -> bool:
+    """Whether the best reading has so much of the probability of all that nobody is asked."""
+    return readings[0].score - reduce(log_add, (reading.score for reading in readings)) >= math.log(config.sure)
+
+
+def heard_again(readings: Sequence[Reading], views: Sequence[Tensor]) -> list[Reading]:
+    """The readings with the mean of their scores over the utterance and further (S', 1 + V) log posteriors of it, best first.
+
+    A view that is too short for one of the readings would rule it out, and is left out.
+    """
+    scores = [[reading.score for reading in readings]]
+    for view in views:
+        found = log_probabilities(view, [reading.rows for reading in readings])
+        if NEVER not in found:
+            scores.append(found)
+    means = [sum(told) / len(told) for told in zip(*scores, strict=True)]
+    pairs = zip(readings, means, strict=True)
+    return sorted((Reading(reading.rows, mean) for reading, mean in pairs), key=lambda reading: -reading.score)
+
+
 def rescore(
     readings: Sequence[Reading],
     ids: Sequence[int],
@@ -199,12 +229,8 @@ def rescore(
     spelled: SpelledWords | None = None,
 ) -> tuple[int, ...]:
     """The rows of the reading that adapter and LLM together like best. ``ids``: token id of each row."""
-    best = readings[0]
-    total = best.score
-    for other in readings[1:]:
-        total = log_add(total, other.score)
-    if len(readings) == 1 or best.score - total >= math.log(config.sure):
-        return best.rows
+    if is_sure(readings, config):
+        return readings[0].rows
     asked = [reading for reading in readings if reading.score > NEVER]
     tokens = [[ids[row] for row in reading.rows] for reading in asked]
     summed = [reading.score for reading in asked]

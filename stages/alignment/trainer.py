@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -308,6 +309,14 @@ def read_out_all(
                 outputs[index] = read_with_words(own, link.rows, words, found)
                 continue
             heard = read_out(own, link.rows)
-            outputs[index] = heard if chooser is None else chooser(own, link.rows, heard)
+            again = partial(_at_tempo, bridge, link, frames[index])
+            outputs[index] = heard if chooser is None else chooser(own, link.rows, heard, again)
     bridge.train(was_training)
     return [output for output in outputs if output is not None]
+
+
+def _at_tempo(bridge: BridgeFormer, link: EmbedLink, frames: Tensor, tempo: float) -> Tensor:
+    """(S, 1 + V) log posteriors of (T, F) frames stretched to ``tempo`` times their length."""
+    stretched = stretch(frames.float(), tempo)
+    log_posteriors, _, counts = link.log_posteriors(bridge, stretched[None], torch.tensor([len(stretched)]))
+    return log_posteriors[0, : int(counts[0])]

@@ -87,15 +87,16 @@ def test_every_command_is_heard_and_answered(service: Served, said: dict[str, Pa
         assert 0 < whole["seconds"]["first_token"] < whole["seconds"]["total"]
 
 
+@pytest.mark.parametrize("told", [{}, {"sentence_weight": 0, "tempos": [0.9, 1.1]}])
 def test_with_the_llms_opinion_every_command_is_heard_as_well(
-    trained_device: Path, said: dict[str, Path], tmp_path: Path
+    trained_device: Path, said: dict[str, Path], tmp_path: Path, told: dict[str, Any]
 ) -> None:
     home = copy_device(trained_device, tmp_path / "agent")
-    (home / "serve.json").write_text(json.dumps({"rescore": True, "learn_after": 0}))
+    (home / "serve.json").write_text(json.dumps({"rescore": True, "learn_after": 0, **told}))
     with served(home, tmp_path / "log") as found:
         for text, path in list(said.items())[:3]:
-            told = found.call("POST", "/v1/replies", data=path.read_bytes()).json()
-            assert told["text"] == text and told["reply"]
+            reply = found.call("POST", "/v1/replies", data=path.read_bytes()).json()
+            assert reply["text"] == text and reply["reply"]
 
 
 def test_other_formats_say_the_same(service: Served, said: dict[str, Path], tmp_path: Path) -> None:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.embedlink import EmbedLink
-from stages.alignment.readings import Reading, best_readings
+from stages.alignment.readings import Reading, best_readings, log_probabilities
 from stages.alignment.rescoring import (
     NAMES,
     Chooser,
     Rescorer,
     RescoringConfig,
     SpelledWords,
+    heard_again,
     likelier_word,
     rescore,
     spelled_words,
@@ -51,6 +53,42 @@ def test_readings_are_scored_by_the_sum_over_all_their_paths(seed: int) -> None:
         assert math.exp(reading.score) == pytest.approx(slow[reading.rows], rel=1e-5)
     assert found[0].rows == max(slow, key=slow.__getitem__)
     assert [reading.rows for reading in best_readings(posteriors, beam=5, candidates=3)][:1] == [found[0].rows]
+
+
+def test_the_exact_score_of_a_reading_is_the_sum_over_all_its_paths() -> None:
+    posteriors = (2 * torch.randn(5, 4, generator=torch.Generator().manual_seed(3))).log_softmax(dim=-1)
+    slow = all_readings(posteriors)
+    readings = [*slow, (0, 1, 2, 0, 1, 2), (1, 1, 1, 1)]  # the last two need more than five steps
+    found = log_probabilities(posteriors, readings)
+    assert [math.exp(score) for score in found[:-2]] == pytest.approx(list(slow.values()), rel=1e-4)
+    assert found[-2:] == [-math.inf, -math.inf]
+
+
+def test_what_is_heard_again_counts_by_its_mean_and_not_where_it_is_too_short() -> None:
+    readings = [Reading((0, 1), math.log(0.5)), Reading((0,), math.log(0.4))]
+    other = torch.tensor([[0.1, 0.8, 0.1], [0.7, 0.2, 0.1]]).log()
+    first, second = heard_again(readings, [other])
+    assert (first.rows, second.rows) == ((0,), (0, 1))
+    slow = all_readings(other)
+    assert first.score == pytest.approx((math.log(0.4) + math.log(slow[0,])) / 2)
+    assert second.score == pytest.approx((math.log(0.5) + math.log(slow[0, 1])) / 2)
+    assert heard_again(readings, [other[:1]]) == readings  # one step has no room for two tokens
+
+
+def test_a_chooser_hears_again_only_what_it_is_unsure_of() -> None:
+    rows = torch.eye(3)
+    asked: list[float] = []
+
+    def again(tempo: float) -> torch.Tensor:
+        asked.append(tempo)
+        return torch.tensor([[0.04, 0.01, 0.94, 0.01]] * 2).log()  # row 1 throughout
+
+    chooser = Chooser(None, [10, 11, 12], RescoringConfig(tempos=(0.9, 1.1)))
+    sure = torch.tensor([[0.001, 0.997, 0.001, 0.001]]).log()
+    assert chooser(sure, rows, read_out(sure, rows), again).rows == [0] and not asked
+    unsure = torch.tensor([[0.02, 0.5, 0.46, 0.02]]).log()
+    assert chooser(unsure, rows, read_out(unsure, rows), again).rows == [1] and asked == [0.9, 1.1]
+    assert chooser(unsure, rows, read_out(unsure, rows)).rows == [0]
 
 
 def test_scores_are_those_of_the_whole_text_read_at_once() -> None:
@@ -173,8 +211,10 @@ def test_a_listener_with_a_chooser_reads_again_but_not_where_a_listed_word_was_f
     frames = [example.frames for example in spoken(3)]
     asked: list[ReadOut] = []
 
-    def choose(log_posteriors: torch.Tensor, table: torch.Tensor, heard: ReadOut) -> ReadOut:
+    def choose(log_posteriors: torch.Tensor, table: torch.Tensor, heard: ReadOut, again: Any) -> ReadOut:
         asked.append(heard)
+        torch.testing.assert_close(again(1.0), log_posteriors, rtol=1e-4, atol=1e-4)  # alone instead of in a batch
+        assert len(again(2.0)) == pytest.approx(2 * len(log_posteriors), abs=1)
         return ReadOut([5], table[[5]], heard.confidence)
 
     plain = read_out_all(bridge, link, frames)
