@@ -61,6 +61,7 @@ class PseudoLabels(Frozen):
     untold_only: list[str] = []
     workers: Positive = 2
     beam_size: Positive = 5
+    prompt: Annotated[str, Field(max_length=500)] = ""
     min_confidence: Share = 0.6
     max_no_speech: Share = 0.6
     max_words_per_second: Annotated[float, Field(gt=0.0)] = 6.0

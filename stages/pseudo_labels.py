@@ -71,8 +71,9 @@ class Teacher(Protocol):
 class Transcriber:
     """faster-whisper on the CPU or GPU that CTranslate2 finds; the same audio gives the same transcript."""
 
-    def __init__(self, model: str, beam_size: int = 5, threads: int = 1) -> None:
-        """``model``: a folder of CTranslate2 weights (``stages.models.prepare.prepare_transcriber`` gives one)."""
+    def __init__(self, model: str, beam_size: int = 5, threads: int = 1, prompt: str = "") -> None:
+        """``model``: a folder of CTranslate2 weights (``stages.models.prepare.prepare_transcriber`` gives one); ``prompt``:
+        what the decoder is told to stand before each utterance, such as a few sentences of the kind."""
         import ctranslate2
         from faster_whisper import WhisperModel
 
@@ -80,7 +81,7 @@ class Transcriber:
         # not "auto", which takes int8 where the CPU has it: faster, but it hears less
         precision = "float16" if device == "cuda" else "float32"
         self.model = WhisperModel(model, device=device, compute_type=precision, cpu_threads=threads)
-        self.beam_size = beam_size
+        self.beam_size, self.prompt = beam_size, prompt
         self.identity = f"faster-whisper@{sha256_file(Path(model) / 'model.bin')[:16]}"
 
     def speaks(self, language: str) -> bool:
@@ -103,6 +104,7 @@ class Transcriber:
             samples,
             language=language_code(language),
             beam_size=self.beam_size,
+            initial_prompt=self.prompt or None,
             temperature=0.0,
             condition_on_previous_text=False,
             without_timestamps=True,
@@ -137,9 +139,10 @@ def labels_key(transcripts_keys: Sequence[str], rules: Rules) -> str:
     return sha256_json([LABELS_VERSION, TEXT_VERSION, list(transcripts_keys), asdict(rules)])
 
 
-def transcripts_key(shard_sha256: str, transcriber: str, beam_size: int, told_too: bool) -> str:
+def transcripts_key(shard_sha256: str, transcriber: str, beam_size: int, told_too: bool, prompt: str = "") -> str:
     """Hex SHA-256 of everything that changes a shard's transcripts."""
-    return sha256_json([TRANSCRIPTS_VERSION, shard_sha256, transcriber, beam_size, told_too])
+    told = [TRANSCRIPTS_VERSION, shard_sha256, transcriber, beam_size, told_too]
+    return sha256_json([*told, prompt] if prompt else told)
 
 
 def transcribe_shard(

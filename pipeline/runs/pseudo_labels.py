@@ -21,12 +21,12 @@ from stages.schema import LABELS, write_table
 class TranscriptWorker:
     """Loads the transcriber once, then transcribes one shard after another. Runs on any node."""
 
-    def __init__(self, model: str, beam_size: int, threads: int) -> None:
+    def __init__(self, model: str, beam_size: int, threads: int, prompt: str) -> None:
         from stages.models.prepare import prepare_transcriber
         from stages.pseudo_labels import Transcriber
 
         # the name, not the folder: another node finds the package in its own environment
-        self.transcriber = Transcriber(prepare_transcriber(model), beam_size, threads)
+        self.transcriber = Transcriber(prepare_transcriber(model), beam_size, threads, prompt)
 
     def work(self, shard: Shipment, told_too: bool, advance: Callable[[int], None] | None = None) -> Any:
         """One shard -> its transcripts."""
@@ -56,7 +56,8 @@ def _run(context: Context, cohort: str, run: Any) -> None:
     folder = context.project.transcripts(cohort)
     model = context.settings.models.transcriber
     told_too = cohort not in settings.untold_only
-    keys = {shard: transcripts_key(sha256_file(shard), model, settings.beam_size, told_too) for shard in shards}
+    told = (model, settings.beam_size, told_too, settings.prompt)
+    keys = {shard: transcripts_key(sha256_file(shard), *told) for shard in shards}
     todo = pending_shards(folder, keys)
     log.info("pseudo_labels@%s: %d of %d shard(s) to transcribe", cohort, len(todo), len(shards))
     run.params({"pseudo_labels": settings.model_dump(), "transcriber": model})
@@ -82,7 +83,7 @@ def _transcribe(
     def keep(shard: Path, table: Any, problems: list[Any]) -> None:
         write_table(table, context.project.transcripts(cohort) / f"{shard.stem}.parquet", {"key": keys[shard]})
 
-    loaded = (context.settings.models.transcriber, settings.beam_size, 1)
+    loaded = (context.settings.models.transcriber, settings.beam_size, 1, settings.prompt)
     stage = f"pseudo_labels@{cohort}"
     over_shards(context, stage, todo, TranscriptWorker, loaded, told_too, settings.workers, keep, run)
 

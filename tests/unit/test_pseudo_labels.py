@@ -199,10 +199,11 @@ def test_an_empty_result_keeps_the_schema(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [("b", "t", 5, True), ("a", "u", 5, True), ("a", "t", 1, True), ("a", "t", 5, False)]
+    "change",
+    [("b", "t", 5, True), ("a", "u", 5, True), ("a", "t", 1, True), ("a", "t", 5, False), ("a", "t", 5, True, "go")],
 )
-def test_the_transcripts_key_covers_every_input(change: tuple[str, str, int, bool]) -> None:
-    assert transcripts_key(*change) != transcripts_key("a", "t", 5, True)
+def test_the_transcripts_key_covers_every_input(change: tuple[Any, ...]) -> None:
+    assert transcripts_key(*change) != transcripts_key("a", "t", 5, True) == transcripts_key("a", "t", 5, True, "")
 
 
 def test_the_labels_key_covers_transcripts_and_rules() -> None:

@@ -68,7 +68,7 @@ def _erase_shard_tables(erasure: Erasure, settings: Settings, cohort: str, match
             return features_key(encoder, digest, settings.features.padding_s, settings.features.max_duration_s)
 
         def transcript_key(digest: str) -> str:
-            return transcripts_key(digest, settings.models.transcriber, pseudo.beam_size, told_too)
+            return transcripts_key(digest, settings.models.transcriber, pseudo.beam_size, told_too, pseudo.prompt)
 
         def read_key(digest: str, teacher: str = read_metadata(read_outs).get("teacher", "")) -> str:
             return read_outs_key(teacher, feature_key(digest))
