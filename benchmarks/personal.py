@@ -54,7 +54,8 @@ RATES = {
     FULL: (1e-4, 3e-4, 1e-3),
     **{Candidate("shira", "gradient", density): (1e-3, 3e-3) for density in (0.01, 0.02)},
 }
-"""Each is tried with parts of the frames masked and without, and at each of STRENGTHS."""
+"""Each is tried with parts of the frames masked and without, for each of STEPS and at each of STRENGTHS."""
+STEPS = (30, 60)
 STRENGTHS = (1.0, 0.75, 0.5)
 """Shares of the learned change that are kept."""
 SHIFT = OurPlan(Candidate("blocks", blocks=0), 1e-12, 1, 8)
@@ -142,11 +143,12 @@ def _limited(plan: Any, size: Size) -> Any:
 def plans_of(candidate: Candidate, rates: Sequence[float], settings: PersonalConfig, size: Size) -> list[OurPlan]:
     """What is tried for a way of learning."""
     made = [
-        OurPlan(candidate, rate, settings.steps, settings.batch_size, masked)
+        OurPlan(candidate, rate, steps, settings.batch_size, masked)
+        for steps in STEPS
         for rate in rates
         for masked in (True, False)
     ]
-    return [_limited(plan, size) for plan in made]
+    return list(dict.fromkeys(_limited(plan, size) for plan in made))
 
 
 def quality(bench: Bench, base: OurBase, everyone: People, size: Size, kept: Kept, into: Quality) -> None:
@@ -174,7 +176,7 @@ def quality(bench: Bench, base: OurBase, everyone: People, size: Size, kept: Kep
             advance(1)
         return plans
 
-    tried = sum(2 * len(rates) for _, rates in size.rates) * len(tuning)
+    tried = sum(len(plans_of(*one, settings, size)) for one in size.rates) * len(tuning)
     with progress("personal updates", tried + (len(size.rates) + 2) * len(judging), "updates") as advance:
         into.base = errors(None, "judging", judging)
         into.shifted = errors(SHIFT, "judging", judging)
