@@ -64,9 +64,7 @@ class RescoringConfig:
     """How much the LLM has to say."""
 
     weight: float = 0.3  # of the LLM's log probability of a reading, beside the adapter's; 0: never asked
-    bonus: float = (
-        3.0  # nats for each token, beside the LLM's and weighed with it: without it the LLM prefers what is short
-    )
+    bonus: float = 3.0  # nats a token, beside the LLM's and weighed with it: the LLM alone prefers what is short
     beam: int = 8  # readings that are kept
     candidates: int = 6  # rows that a step may add
     sure: float = 0.99  # posterior of the best reading among all kept from which the LLM is not asked
