@@ -35,7 +35,7 @@ from pipeline.cohorts.demo import DemoUser, speak_cohort
 from stages.alignment import injection
 from stages.alignment.intents import intent_scores, named, preferred_anyway
 from stages.alignment.metrics import response_agreement, word_errors
-from stages.alignment.rescoring import Chooser, Rescorer, RescoringConfig, SpelledWords
+from stages.alignment.rescoring import Chooser, Rescorer
 from stages.alignment.vocabulary import Vocabulary
 from stages.atomic import sha256_json
 from stages.audio import load_audio
@@ -90,8 +90,7 @@ def run() -> Path:
     config = replace(config, epochs=size.epochs or config.epochs)
     base = teach(bench, "assistant", bench.examples(training, vocabulary), vocabulary, config)
     model, tokenizer = load_llm(bench.llm)
-    sentences, spelled = Rescorer(model, tokenizer), SpelledWords(model, tokenizer)
-    chooser = Chooser(sentences, base.vocabulary.ids, RescoringConfig(), spelled)
+    chooser = Chooser(Rescorer(model, tokenizer), base.vocabulary.ids)
     heard = {
         "audio": bench.heard(base.bridge, base.vocabulary, judged, chooser),
         ALONE: bench.heard(base.bridge, base.vocabulary, judged),

@@ -3,7 +3,7 @@
 Who the users are is said in ``personal_users``; the race in ``personal_race``. Everything that is
 chosen (rates, masks, steps, the baseline's as well) is chosen on tuning users, and judged on others at that alone.
 
-    make bench AREA=personal                                about three hours with one thread, once
+    make bench AREA=personal                                about four hours with one thread, once
     EDGEALIGN_PERSONAL_TIME=1 make bench AREA=personal      the race's seconds anew, alone: two minutes
     EDGEALIGN_PERSONAL_QUICK=1 make bench AREA=personal     whether it runs: figures of no worth, kept out of docs
 

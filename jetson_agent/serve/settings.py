@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from stages.alignment.rescoring import RescoringConfig
 
 
 class ServeSettings(BaseModel):
@@ -55,3 +58,9 @@ class ServeSettings(BaseModel):
         le=1,
         description="Utterances read with this confidence are remembered as they were heard; null: none.",
     )
+
+    def rescoring(self) -> RescoringConfig:
+        """How unsure utterances are read again."""
+        from stages.alignment.rescoring import RescoringConfig
+
+        return RescoringConfig(weight=self.sentence_weight, tempos=self.tempos)

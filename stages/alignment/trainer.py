@@ -309,8 +309,9 @@ def read_out_all(
                 outputs[index] = read_with_words(own, link.rows, words, found)
                 continue
             heard = read_out(own, link.rows)
-            again = partial(_at_tempo, bridge, link, frames[index])
-            outputs[index] = heard if chooser is None else chooser(own, link.rows, heard, again)
+            if chooser is not None:
+                heard = chooser(own, link.rows, heard, partial(_at_tempo, bridge, link, frames[index]))
+            outputs[index] = heard
     bridge.train(was_training)
     return [output for output in outputs if output is not None]
 

@@ -19,28 +19,17 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from jetson_agent.home import Device, Home
+from jetson_agent.home import Home
 from jetson_agent.replay import Remembered
 from jetson_agent.update import adapt
 from stages.alignment import resume
 from stages.alignment.adapter import load_personal
 from tests.helpers_alignment import spoken
-from tests.helpers_rollout import LEARN, correct, make_home, tell, tiny_models
+from tests.helpers_rollout import LEARN, correct, tell
 
 pytestmark = pytest.mark.integration
 
 KILLS = int(os.environ.get("EDGEALIGN_AGENT_KILLS", "6"))
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Device:
-    """A base that knows six words, its LLM, and the device of home/ann on them; not to be changed."""
-    return tiny_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def home(models: Device, tmp_path: Path) -> Home:
-    return make_home(tmp_path / "agent", models)
 
 
 def learn_for_ever(folder: Path, first: int, confirmed: Any) -> None:

@@ -206,6 +206,14 @@ def test_the_transcripts_key_covers_every_input(change: tuple[Any, ...]) -> None
     assert transcripts_key(*change) != transcripts_key("a", "t", 5, True) == transcripts_key("a", "t", 5, True, "")
 
 
+def test_a_worker_tells_its_transcriber_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.runs.pseudo_labels import TranscriptWorker
+
+    monkeypatch.setattr("stages.models.prepare.prepare_transcriber", lambda model: f"folder of {model}")
+    monkeypatch.setattr("stages.pseudo_labels.Transcriber", lambda *told: told)
+    assert TranscriptWorker("toy", 5, 1, "call anna").transcriber == ("folder of toy", 5, 1, "call anna")  # type: ignore[comparison-overlap]  # a stand-in
+
+
 def test_the_labels_key_covers_transcripts_and_rules() -> None:
     keys = {labels_key(["a"], Rules()), labels_key(["b"], Rules()), labels_key(["a"], Rules(max_no_speech=0.5))}
     assert len(keys) == 3

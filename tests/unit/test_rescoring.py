@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from jetson_agent.serve.settings import ServeSettings
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.embedlink import EmbedLink
 from stages.alignment.readings import Reading, best_readings, log_probabilities
@@ -203,6 +204,14 @@ def test_what_is_spelled_weighs_beside_the_sentence_and_alone() -> None:
     assert rescore(close, [10, 11], None, RescoringConfig(spelled_weight=0.1), spells) == (0,)
     against: Rescorer = Likes([10])  # type: ignore[assignment]  # a stand-in
     assert rescore(close, [10, 11], against, RescoringConfig(), spells) == (0,)
+
+
+def test_a_device_says_how_unsure_utterances_are_read_again() -> None:
+    told = ServeSettings.model_validate_json('{"rescore": true, "sentence_weight": 0, "tempos": [0.9, 1.1]}')
+    assert told.rescoring() == RescoringConfig(weight=0.0, tempos=(0.9, 1.1))
+    assert ServeSettings().rescoring() == RescoringConfig()
+    with pytest.raises(ValueError, match="less than or equal to 2"):
+        ServeSettings.model_validate_json('{"tempos": [3]}')
 
 
 def test_a_listener_with_a_chooser_reads_again_but_not_where_a_listed_word_was_found() -> None:
