@@ -142,6 +142,17 @@ def test_the_llm_decides_between_what_is_close_and_is_not_asked_where_nothing_is
     assert likes.asked == asked
 
 
+def test_each_token_is_paid_for_so_that_the_llm_does_not_prefer_what_is_short() -> None:
+    class LikesShort:
+        def scores(self, readings: list[list[int]]) -> list[float]:
+            return [-2.5 * len(reading) for reading in readings]
+
+    close = [Reading((0, 1), math.log(0.5)), Reading((0,), math.log(0.49))]
+    likes: Rescorer = LikesShort()  # type: ignore[assignment]  # a stand-in
+    assert rescore(close, [10, 11], likes, RescoringConfig()) == (0, 1)
+    assert rescore(close, [10, 11], likes, RescoringConfig(bonus=0.0)) == (0,)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
