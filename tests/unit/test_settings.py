@@ -11,6 +11,7 @@ import yaml
 from pipeline.runs.configs import bridge_config, personal_config, train_config
 from pipeline.settings import Settings, load_settings
 from stages.errors import SettingsError
+from stages.flat import flatten
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,6 +26,24 @@ def written(folder: Path, **changes: object) -> Path:
             content[section] = value
     (folder / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     return folder
+
+
+def test_a_change_of_any_setting_that_results_depend_on_runs_a_stage_again() -> None:
+    """DVC compares what its stages list: a setting that none of them does would change and nothing would run."""
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    listed = {name for stage in graph.values() for name in stage.get("params", [])}
+    settings = flatten(load_settings(ROOT).model_dump())
+    without_results = ("ray.", "tracking.", "check.", "promotion.")  # "No stage reads them", says params.yaml
+    unlisted = {
+        name
+        for name in settings
+        if not name.startswith(without_results) and not any(f"{name}.".startswith(f"{known}.") for known in listed)
+    }
+    # `cohorts` makes the graph itself; so many workers do the same work
+    assert unlisted == {"cohorts", "features.workers", "pseudo_labels.workers"}
+    assert {
+        name for name in listed if name not in settings and not any(key.startswith(f"{name}.") for key in settings)
+    } == set()
 
 
 def test_the_projects_own_params_are_good() -> None:
