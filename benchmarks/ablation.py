@@ -26,7 +26,7 @@ from benchmarks.ablation_runs import Variant, joined, padded_split, run_variant
 from benchmarks.alignment import QUICK, Bench, Trained, speakers, train
 from benchmarks.methods import JUDGED, PADDED_RECORDINGS, PLANS, SEEDS, THRESHOLD
 from benchmarks.methods_costs import padded_encoding
-from benchmarks.methods_runs import Kept, Split, judge
+from benchmarks.methods_runs import KeptRuns, Split, judge
 from benchmarks.record import FOLDER, write_area
 from stages.alignment.methods.embedlink import EmbedLinkMethod
 from stages.alignment.methods.protocol import Schedule
@@ -106,7 +106,7 @@ def run() -> Path:
     code = [
         sha256_file(path) for path in sorted(Path(__file__).parent.glob("ablation*.py")) if "_figures" not in path.name
     ]
-    kept = Kept(["ablation", code, str(size), str(variants)])
+    kept = KeptRuns(["ablation", code, str(size), str(variants)])
     start = Start(bench, size)
 
     def written(tell: bool = False) -> Path:
@@ -131,7 +131,7 @@ def run() -> Path:
     return written(tell=True)
 
 
-def _afterwards(kept: Kept, name: str, split: Split, size: Size, method: EmbedLinkMethod) -> None:
+def _afterwards(kept: KeptRuns, name: str, split: Split, size: Size, method: EmbedLinkMethod) -> None:
     """What a trained method is asked besides."""
     if name in WITH_JOINED:
         kept.cost(f"joined {name} {split.seed}", lambda: round(judge(method, joined(split.unseen)).wer, 4))
@@ -139,7 +139,7 @@ def _afterwards(kept: Kept, name: str, split: Split, size: Size, method: EmbedLi
         kept.cost("replies", lambda: replies(split.bench, method, spread(split.unseen, size.replies)))
 
 
-def _costs(kept: Kept, split: Split, start: Start, size: Size) -> None:
+def _costs(kept: KeptRuns, split: Split, start: Start, size: Size) -> None:
     """What is measured once."""
     kept.cost("own encoding", partial(own_encoding, split, size.recordings))
     kept.cost("padded encoding", partial(padded_encoding, size.padded))

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.ablation_runs import JOINED, Variant
 from benchmarks.methods_figures import median_seconds, median_seconds_raw
-from benchmarks.methods_runs import Kept, Run
+from benchmarks.methods_runs import KeptRuns, Run
 from benchmarks.record import Figure, at_least, machine, plain
 from stages.alignment.methods.names import IN_THE_LOOP
 
@@ -30,7 +30,7 @@ Runs = dict[str, list[Run]]
 
 
 def figures(
-    kept: Kept, variants: Mapping[str, Variant], seeds: Sequence[int], threshold: float, methods: Path
+    kept: KeptRuns, variants: Mapping[str, Variant], seeds: Sequence[int], threshold: float, methods: Path
 ) -> list[Figure]:
     """Every figure. ``methods``: the methods' comparison's file, for what only it has measured."""
     runs = {name: [run for run in kept.of(name, "ablation") if run.seed in seeds] for name in variants}
@@ -54,7 +54,7 @@ def _seconds(name: str, value: float, threshold: float, seeds: Sequence[int], no
     return plain(figure, value, "s", seeds=seeds, note=note)
 
 
-def _trained(name: str, variant: Variant, runs: Runs, threshold: float, kept: Kept) -> list[Figure]:
+def _trained(name: str, variant: Variant, runs: Runs, threshold: float, kept: KeptRuns) -> list[Figure]:
     """A variant that was trained: seconds to the threshold, a step, errors on all unseen and on joined utterances."""
     own, seeds, schedule = runs[name], _seeds(runs[name]), variant.schedule
     how = (
@@ -148,7 +148,7 @@ def _no_ratio(baseline: Mapping[str, Any]) -> str:
     return ""
 
 
-def _computed(kept: Kept, runs: Runs, threshold: float, baseline: Mapping[str, Any]) -> list[Figure]:
+def _computed(kept: KeptRuns, runs: Runs, threshold: float, baseline: Mapping[str, Any]) -> list[Figure]:
     """What is switched off by adding a measured cost to the reference's trainings; their errors are the reference's."""
     own = runs.get(REFERENCE) or []
     if not own:
@@ -195,7 +195,7 @@ def _computed(kept: Kept, runs: Runs, threshold: float, baseline: Mapping[str, A
     return found
 
 
-def _in_the_loop(kept: Kept, step: float, threshold: float, baseline: Mapping[str, Any]) -> list[Figure]:
+def _in_the_loop(kept: KeptRuns, step: float, threshold: float, baseline: Mapping[str, Any]) -> list[Figure]:
     """LLM in the loop: the projector method, from the comparison where it is known."""
     name = "llm_in_the_loop"
     told = baseline.get("step") if baseline and baseline["same_machine"] else None
@@ -214,7 +214,7 @@ def _in_the_loop(kept: Kept, step: float, threshold: float, baseline: Mapping[st
     return found
 
 
-def _updates(kept: Kept) -> list[Figure]:
+def _updates(kept: KeptRuns) -> list[Figure]:
     """Personal updates: sparse against dense, and a step against one through the LLM."""
     found: list[Figure] = []
     for name, told in (kept.costs.get("updates") or {}).items():
@@ -248,7 +248,7 @@ def _updates(kept: Kept) -> list[Figure]:
     return found
 
 
-def plots(kept: Kept, names: Sequence[str]) -> dict[str, Any]:
+def plots(kept: KeptRuns, names: Sequence[str]) -> dict[str, Any]:
     """What the picture is drawn from: a curve for each schedule and seed."""
     return {
         "ablation_schedules": {

@@ -13,7 +13,7 @@ import copy
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks.alignment import Bench
 from benchmarks.record import Figure, plain, write_area
-from benchmarks.sparse import COHORTS, Candidate, Kept, figures, measure, prepared, size_asked
+from benchmarks.sparse import COHORTS, Candidate, figures, kept_of, measure, prepared, size_asked
 from stages.alignment import sparse
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.embedlink import EmbedLink
@@ -45,9 +45,9 @@ def run() -> Path:
     vocabulary = base.vocabulary.grown(bench.tokenizer, [item.text for item in split.train])
     batch, link = bench.examples(split.train, vocabulary), bench.link(vocabulary)
     costs = {one: step_costs(base.trainer.bridge, link, batch, one, STEPS) for one in (FULL, *FROZEN, MASKED)}
-    kept = Kept([asdict(one) for one in size.candidates], size)
+    kept = kept_of(size)
     measure(bench, base, users, size, kept)
-    quality, _ = figures(kept.errors, size.candidates, {cohort: len(listed) for cohort, listed in users.items()})
+    quality, _ = figures(kept.known, size.candidates, {cohort: len(listed) for cohort, listed in users.items()})
     known = [figure for figure in quality if figure.name.startswith("wer_")]
     return write_area("freezing", [*_told(costs), *known], {}, size.folder)
 

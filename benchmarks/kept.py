@@ -28,10 +28,14 @@ class Kept:
         """By name, measured where it is not known yet."""
         if name not in self.known:
             self.known[name] = measure()
-            write_json(self.path, self.known)
+            self.write()
         return self.known[name]
 
     def forget(self, start: str) -> None:
         """Everything whose name begins so, to be measured anew."""
         self.known = {name: value for name, value in self.known.items() if not name.startswith(start)}
+        self.write()
+
+    def write(self) -> None:
+        """What is known, to the disk, whole or not at all."""
         write_json(self.path, self.known)

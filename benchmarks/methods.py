@@ -11,7 +11,7 @@ ratios; the first seed alone for the others in the loop (``Plan.first_seed_only`
     EDGEALIGN_METHODS_SEEDS=0 make bench AREA=methods       one seed, about an hour
     EDGEALIGN_METHODS_QUICK=1 make bench AREA=methods       whether it runs: figures of no worth, kept out of docs
 
-A run that is stopped goes on where it was when it is started again (``methods_runs.Kept``); docs/benchmarks/methods.json is
+A run that is stopped goes on where it was when it is started again (``methods_runs.KeptRuns``); docs/benchmarks/methods.json is
 written after each method, with what is known by then.
 """
 
@@ -27,7 +27,7 @@ from benchmarks import corpora
 from benchmarks.alignment import Bench
 from benchmarks.methods_costs import LLM_SIZES, memory, padded_encoding, step_seconds, steps_by_llm_size
 from benchmarks.methods_figures import figures, plots
-from benchmarks.methods_runs import Kept, Plan, Split, equal_plan, run_method
+from benchmarks.methods_runs import KeptRuns, Plan, Split, equal_plan, run_method
 from benchmarks.record import FOLDER, write_area
 from stages.alignment.methods.names import IN_THE_LOOP
 from stages.alignment.methods.protocol import Schedule
@@ -113,7 +113,7 @@ def run() -> Path:
         name: replace(plan, schedule=replace(plan.schedule, limit=size.limit)) if size.limit else plan
         for name, plan in PLANS.items()
     }
-    kept = Kept(
+    kept = KeptRuns(
         [
             str(plans),
             str(bench.bridge),
@@ -150,13 +150,13 @@ def run() -> Path:
     return written(tell=True)
 
 
-def _one(kept: Kept, split: Split, name: str, plan: Plan, kind: str = "whole") -> None:
+def _one(kept: KeptRuns, split: Split, name: str, plan: Plan, kind: str = "whole") -> None:
     """A run, where it is not known yet."""
     if kept.find(name, split.seed, kind) is None:
         kept.add(run_method(name, split, plan, kind))
 
 
-def _costs(kept: Kept, split: Split, plans: dict[str, Plan], size: Size) -> None:
+def _costs(kept: KeptRuns, split: Split, plans: dict[str, Plan], size: Size) -> None:
     """Memory, and times that stand beside every method."""
     for name in plans:
         if name != "cascade":
@@ -165,7 +165,7 @@ def _costs(kept: Kept, split: Split, plans: dict[str, Plan], size: Size) -> None
     kept.cost("llm sizes", partial(steps_by_llm_size, split, plans, size.llm_sizes))
 
 
-def _at_equal_budget(kept: Kept, split: Split, plans: dict[str, Plan]) -> None:
+def _at_equal_budget(kept: KeptRuns, split: Split, plans: dict[str, Plan]) -> None:
     """Each in-loop method with EQUAL_BUDGET times the seconds that embedlink took in all."""
     own = kept.find("embedlink", split.seed)
     assert own is not None  # it runs first

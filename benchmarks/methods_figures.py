@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.methods_runs import Kept, Plan, Run
+from benchmarks.methods_runs import KeptRuns, Plan, Run
 from benchmarks.record import Figure, at_least, at_most, plain
 from stages.alignment.methods.names import IN_THE_LOOP, NAMES
 
@@ -16,7 +16,7 @@ MISSING = "not measured yet"
 
 
 def figures(
-    kept: Kept, plans: Mapping[str, Plan], seeds: Sequence[int], threshold: float, equal_budget: int
+    kept: KeptRuns, plans: Mapping[str, Plan], seeds: Sequence[int], threshold: float, equal_budget: int
 ) -> list[Figure]:
     """Every figure of the area, in the order in which a reader wants them."""
     runs = {name: [run for run in kept.of(name) if run.seed in seeds] for name in NAMES}
@@ -180,7 +180,7 @@ def _ratio_raw(
     return _ratio(figure, 250.0, times, spent, own, note, seeds)
 
 
-def _equal(kept: Kept, runs: Mapping[str, Sequence[Run]], times: int) -> Figure:
+def _equal(kept: KeptRuns, runs: Mapping[str, Sequence[Run]], times: int) -> Figure:
     figure = "errors_at_equal_budget"
     others = {name: kept.of(name, "equal")[0] for name in IN_THE_LOOP if kept.of(name, "equal")}
     own = next((run for run in runs["embedlink"] if run.seed in {other.seed for other in others.values()}), None)
@@ -197,7 +197,7 @@ def _equal(kept: Kept, runs: Mapping[str, Sequence[Run]], times: int) -> Figure:
     return at_most(figure, own.wer / others[best].wer, 0.2, "", seeds=(own.seed,), note=note)
 
 
-def _memory(kept: Kept) -> Figure:
+def _memory(kept: KeptRuns) -> Figure:
     told = kept.costs.get("memory embedlink")
     if told is None:
         return _unknown("peak_training_memory", "bytes", "≤ 1e+09")
@@ -230,7 +230,7 @@ def _by_llm_size(sizes: Sequence[Mapping[str, float]] | None) -> list[Figure]:
     ]
 
 
-def plots(kept: Kept) -> dict[str, Any]:
+def plots(kept: KeptRuns) -> dict[str, Any]:
     """What the pictures are drawn from."""
     quality = {
         f"{run.method}, seed {run.seed}": [[seconds, wer] for seconds, wer, _ in run.curve]

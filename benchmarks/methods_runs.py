@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import statistics
 import time
@@ -15,17 +14,19 @@ import numpy as np
 
 from benchmarks import corpora
 from benchmarks.alignment import Bench, seconds_to, speakers
-from benchmarks.record import machine, versions
+from benchmarks.kept import Kept
 from stages.alignment.methods.protocol import Method, Schedule, epoch_batches
 from stages.alignment.methods.registry import Material, make_method
 from stages.alignment.metrics import ErrorCounts, word_errors
 from stages.alignment.trainer import Example, Masking
 from stages.alignment.vocabulary import Vocabulary
-from stages.atomic import sha256_file, sha256_json, write_json
 from stages.models.llm import load_llm
 from stages.text import fair_cascade
 
 log = logging.getLogger("edgealign")
+
+CODE = (*(f"benchmarks/methods{part}.py" for part in ("", "_costs", "_runs")), "stages/alignment/**/*.py")
+"""What a run's figures come of."""
 
 
 @dataclass(frozen=True)
@@ -211,26 +212,18 @@ def run_method(name: str, split: Split, plan: Plan, kind: str = "whole") -> Run:
     )
 
 
-class Kept:
+class KeptRuns(Kept):
     """Finished runs and costs on disk, so that a comparison that is stopped goes on where it was.
 
-    The file's name covers the code, the settings of the comparison, the machine and the libraries: what was measured under
-    others is never mixed in.
+    What was measured with other code, under other settings, on another machine or with other libraries is never mixed in.
     """
 
     def __init__(self, settings: Any) -> None:
-        root = corpora.ROOT
-        made_from_runs = ("methods_figures.py", "methods_plots.py")
-        code = [path for path in root.glob("benchmarks/methods*.py") if path.name not in made_from_runs]
-        code = sorted([*code, *root.glob("stages/alignment/**/*.py")])
-        hashes = {str(path.relative_to(root)): sha256_file(path) for path in code}
-        key = sha256_json([hashes, settings, machine(), versions()])
-        self.path = corpora.CACHE / f"methods-{key[:16]}.json"
-        content = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+        super().__init__("methods", CODE, settings)
         self.runs = [
-            Run(**{**item, "curve": [tuple(point) for point in item["curve"]]}) for item in content.get("runs", [])
+            Run(**{**item, "curve": [tuple(point) for point in item["curve"]]}) for item in self.known.get("runs", [])
         ]
-        self.costs: dict[str, Any] = content.get("costs", {})
+        self.costs: dict[str, Any] = self.known.get("costs", {})
         if self.runs or self.costs:
             log.info("goes on with %d runs and %d costs kept in %s", len(self.runs), len(self.costs), self.path)
 
@@ -244,18 +237,19 @@ class Kept:
 
     def add(self, run: Run) -> None:
         self.runs.append(run)
-        self._write()
+        self.write()
 
     def cost(self, name: str, measure: Callable[[], Any]) -> Any:
         """A cost by name, measured where it is not known yet."""
         if name not in self.costs:
             self.costs[name] = measure()
             log.info("%s: %s", name, self.costs[name])
-            self._write()
+            self.write()
         return self.costs[name]
 
-    def _write(self) -> None:
-        write_json(self.path, {"runs": [asdict(run) for run in self.runs], "costs": self.costs})
+    def write(self) -> None:
+        self.known = {"runs": [asdict(run) for run in self.runs], "costs": self.costs}
+        super().write()
 
 
 def equal_plan(plan: Plan, step_seconds: float, budget_s: float) -> Plan:

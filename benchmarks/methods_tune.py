@@ -16,7 +16,7 @@ from dataclasses import replace
 from benchmarks.alignment import Bench
 from benchmarks.methods import JUDGED, PLANS
 from benchmarks.methods_costs import step_seconds
-from benchmarks.methods_runs import Kept, Plan, Split, equal_plan, run_method
+from benchmarks.methods_runs import KeptRuns, Plan, Split, equal_plan, run_method
 from pipeline.cli import set_up_logging
 from stages.alignment.methods.names import IN_THE_LOOP, check_name
 from stages.alignment.methods.registry import make_method
@@ -32,7 +32,7 @@ def tune(name: str) -> list[tuple[float, Plan]]:
     """(WER, plan) of each candidate, the best first."""
     seconds = float(os.environ.get("EDGEALIGN_TUNE_SECONDS", SECONDS)) if name in IN_THE_LOOP else SECONDS_WITHOUT_LLM
     split = Split(Bench.open(), SEED, None, JUDGED, JUDGED, tuning=True)
-    kept = Kept(["tune", seconds, RATES, BATCHES])
+    kept = KeptRuns(["tune", seconds, RATES, BATCHES])
     found = []
     for batch_size, rate in itertools.product(BATCHES, RATES):
         schedule = replace(PLANS[name].schedule, epochs=1_000, batch_size=batch_size, learning_rate=rate)

@@ -11,12 +11,12 @@ sentences are none of those that trained.
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,14 @@ import torch
 
 from benchmarks import corpora
 from benchmarks.alignment import QUICK, Bench, Trained, train
-from benchmarks.record import FOLDER, Figure, at_most, machine, plain, versions, write_area
+from benchmarks.kept import Kept
+from benchmarks.record import FOLDER, Figure, at_most, plain, write_area
 from pipeline.progress import progress
 from pipeline.runs.configs import personal_config
 from stages.alignment.adapter import apply_update
 from stages.alignment.metrics import word_errors
 from stages.alignment.personal import PersonalConfig, PersonalResult, personalize
 from stages.alignment.switching import Switchboard
-from stages.atomic import sha256_file, sha256_json, write_json
 from stages.examples import by_user
 from stages.personalize import UserSplit, split_user
 
@@ -102,11 +102,17 @@ def run() -> Path:
     """Measure everything and write docs/benchmarks/sparse.json."""
     size, bench = size_asked(), Bench.open()
     base, users = prepared(bench, size)
-    kept = Kept([asdict(one) for one in size.candidates], size)
+    kept = kept_of(size)
     measure(bench, base, users, size, kept)
     switched = _switches(bench, base, [split for found in users.values() for _, split in found], size)
-    found, plots = figures(kept.errors, size.candidates, {cohort: len(listed) for cohort, listed in users.items()})
+    found, plots = figures(kept.known, size.candidates, {cohort: len(listed) for cohort, listed in users.items()})
     return write_area("sparse", [*found, *switched], plots, size.folder)
+
+
+def kept_of(size: Size) -> Kept:
+    """[errors, words] of each finished ``piece``."""
+    told = [[asdict(one) for one in size.candidates], size.users, size.train, size.epochs, size.steps]
+    return Kept("sparse", ("benchmarks/sparse.py", "params.yaml", "stages/alignment/*.py"), told)
 
 
 def prepared(bench: Bench, size: Size) -> tuple[Trained, dict[str, list[tuple[str, UserSplit]]]]:
@@ -124,24 +130,6 @@ def users_of(cohort: str, count: int | None) -> list[tuple[str, UserSplit]]:
         if isinstance(split, UserSplit):
             found.append((user, split))
     return found[:count]
-
-
-class Kept:
-    """Errors of each finished piece on disk: (errors, words) by candidate, rate and user."""
-
-    def __init__(self, candidates: Sequence[Mapping[str, Any]], size: Size) -> None:
-        root = corpora.ROOT
-        code = [Path(__file__), root / "params.yaml", *sorted((root / "stages" / "alignment").glob("*.py"))]
-        told = [list(candidates), size.users, size.train, size.epochs, size.steps, machine(), versions()]
-        key = sha256_json([[sha256_file(path) for path in code], told])
-        self.path = corpora.CACHE / f"sparse-{key[:16]}.json"
-        self.errors: dict[str, tuple[int, int]] = {}
-        if self.path.is_file():
-            self.errors = {name: (pair[0], pair[1]) for name, pair in json.loads(self.path.read_text()).items()}
-
-    def add(self, key: str, errors: int, words: int) -> None:
-        self.errors[key] = (errors, words)
-        write_json(self.path, {name: list(pair) for name, pair in self.errors.items()})
 
 
 def piece(candidate: Candidate | None, rate: float, cohort: str, user: str) -> str:
@@ -164,8 +152,7 @@ def measure(bench: Bench, base: Trained, users: Mapping[str, Any], size: Size, k
     with progress("personal adapters", len(todo), "trainings") as advance:
         for candidate, rate, cohort, user, split in todo:
             key = piece(candidate, rate, cohort, user)
-            if key not in kept.errors:
-                kept.add(key, *_errors(bench, base, split, candidate, replace(config, learning_rate=rate)))
+            kept.get(key, partial(_errors, bench, base, split, candidate, replace(config, learning_rate=rate)))
             advance(1)
 
 
@@ -183,8 +170,8 @@ def _learn(
 
 def _errors(
     bench: Bench, base: Trained, split: UserSplit, candidate: Candidate | None, config: PersonalConfig
-) -> tuple[int, int]:
-    """(word errors, words) on the user's held-out sentences."""
+) -> list[int]:
+    """[word errors, words] on the user's held-out sentences."""
     merged, vocabulary = base.trainer.bridge, base.vocabulary
     if candidate:
         result, vocabulary = _learn(bench, base, split, candidate, config)
@@ -192,7 +179,7 @@ def _errors(
         apply_update(merged, result.tensors, candidate.method)
     heard = bench.heard(merged, vocabulary, split.held_out)
     found = word_errors([item.text for item in split.held_out], [text for text, _ in heard])
-    return found.errors, found.words
+    return [found.errors, found.words]
 
 
 def _switches(bench: Bench, base: Trained, splits: Sequence[UserSplit], size: Size) -> list[Figure]:
@@ -221,7 +208,7 @@ def _switches(bench: Bench, base: Trained, splits: Sequence[UserSplit], size: Si
 
 
 def figures(
-    errors: Mapping[str, tuple[int, int]], candidates: Sequence[Candidate], users: Mapping[str, int]
+    errors: Mapping[str, Sequence[int]], candidates: Sequence[Candidate], users: Mapping[str, int]
 ) -> tuple[list[Figure], dict[str, Any]]:
     """What the measured pieces come to, and what the picture is drawn from."""
 

@@ -16,7 +16,7 @@ from benchmarks import ablation, ablation_plots, corpora
 from benchmarks.ablation_costs import longest_split
 from benchmarks.ablation_figures import QUICKEST, REFERENCE, WARM, figures, plots
 from benchmarks.ablation_runs import Variant, joined, make_variant, material_of, padded_split, run_variant, sinusoids
-from benchmarks.methods_runs import Kept, Run
+from benchmarks.methods_runs import KeptRuns, Run
 from benchmarks.record import Figure, machine
 from stages.alignment.bridgeformer import BridgeFormer
 from stages.alignment.methods.protocol import Schedule
@@ -46,7 +46,7 @@ def told(tmp_path: Path, methods: dict[str, float] | None, *runs: Run, **costs: 
     if methods is not None:
         listed = [{"name": name, "value": value} for name, value in methods.items()]
         path.write_text(json.dumps({"figures": listed, "machine": machine(), "date": "2026-11-24"}))
-    kept = Kept("test")
+    kept = KeptRuns("test")
     kept.runs, kept.costs = list(runs), {name.replace("_", " "): value for name, value in costs.items()}
     return {figure.name: figure for figure in figures(kept, ablation.VARIANTS, (0, 1, 2), 0.10, path)}
 
@@ -188,7 +188,7 @@ def test_the_personal_step_is_of_a_user_who_has_most_utterances() -> None:
 
 
 def test_the_picture_shows_the_schedules(tmp_path: Path) -> None:
-    kept = Kept("test")
+    kept = KeptRuns("test")
     kept.runs = [run_of(name, 5.0) for name in (*ablation.SCHEDULES, "positions")]
     drawn = plots(kept, ablation.SCHEDULES)
     assert set(drawn["ablation_schedules"]) == {f"{name}, seed 0" for name in ablation.SCHEDULES}

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import corpora, methods, methods_plots, methods_runs
 from benchmarks.methods_figures import figures, median_seconds, median_seconds_raw, plots
-from benchmarks.methods_runs import Kept, Plan, Run, equal_plan, run_method
+from benchmarks.methods_runs import KeptRuns, Plan, Run, equal_plan, run_method
 from benchmarks.record import Figure
 from stages.alignment.methods.embedlink import EmbedLinkMethod
 from stages.alignment.methods.names import NAMES
@@ -46,13 +46,13 @@ THEIRS = finished("projector", [(200.0, 0.09, 100), (400.0, 0.2, 200), (800.0, 0
 NEVER = finished("qformer", [(500.0, 0.9, 300)], stopped="budget of 500 s spent")
 
 
-def kept_with(*runs: Run, **costs: Any) -> Kept:
-    kept = Kept("test")
+def kept_with(*runs: Run, **costs: Any) -> KeptRuns:
+    kept = KeptRuns("test")
     kept.runs, kept.costs = list(runs), {name.replace("_", " "): value for name, value in costs.items()}
     return kept
 
 
-def told(kept: Kept) -> dict[str, Figure]:
+def told(kept: KeptRuns) -> dict[str, Figure]:
     plans = dict.fromkeys(NAMES, PLAN)
     return {figure.name: figure for figure in figures(kept, plans, (0, 1, 2), 0.10, 10)}
 
@@ -136,16 +136,16 @@ def test_an_equal_plan_is_a_whole_schedule_of_the_steps_that_fit() -> None:
 
 
 def test_finished_runs_are_found_again_and_never_under_other_settings() -> None:
-    kept = Kept("one")
+    kept = KeptRuns("one")
     kept.add(THEIRS)
     assert kept.cost("answer", lambda: 42) == 42
-    again = Kept("one")
+    again = KeptRuns("one")
     assert again.runs == [THEIRS]
     assert again.cost("answer", lambda: 43) == 42
     assert again.find("projector", 0) == THEIRS
     assert again.find("projector", 1) is None
     assert again.find("projector", 0, "equal") is None
-    assert Kept("another").runs == []
+    assert KeptRuns("another").runs == []
 
 
 def toy_split(seed: int = 0) -> Any:
