@@ -19,12 +19,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, ShiraConfig, get_peft_model
-from peft.tuners.shira.layer import ShiraLayer
 from torch import Tensor, nn
 
 from stages.alignment import sparse
@@ -45,6 +43,9 @@ from stages.alignment.trainer import (
     one_cycle,
 )
 from stages.yielding import between_steps
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 ADAPTER = "personal"
 CHOSEN = "chosen."
@@ -101,6 +102,9 @@ def attach_sparse(bridge: BridgeFormer, chosen: dict[str, Tensor]) -> PeftModel:
     PEFT gives every layer r (in + out) weights. A mask over all layers together gives each layer as many as it deserves,
     so the layer's vector and indices are set to the chosen ones after PEFT has made the layer.
     """
+    from peft import ShiraConfig, get_peft_model
+    from peft.tuners.shira.layer import ShiraLayer
+
     # the indices come from topk over the layers themselves; saying so keeps torch from warning at every start
     torch.sparse.check_sparse_tensor_invariants.disable()
     config = ShiraConfig(r=1, target_modules=list(chosen))
@@ -143,6 +147,9 @@ def personalize(
     a training of the same that was cut off, it goes on there and comes to the same result, bit for bit. ``watch`` is shown
     the model after each step, with the steps done and the change at its full strength; what it takes counts in no second.
     """
+    if config.method in ("shira", "lora"):
+        # some seconds and 200 MB, once in a process, that those who only listen are spared: no part of what training takes
+        import peft
     start = time.perf_counter()
     saved = checkpoint.load() if checkpoint is not None else None
     torch.manual_seed(config.seed)
@@ -163,8 +170,10 @@ def personalize(
         model: PeftModel | None = attach_sparse(bridge, chosen)
     elif config.method == "lora":
         targets = list(sparse.linear_weights(bridge))
-        lora = LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=targets, lora_dropout=0.0)
-        model = get_peft_model(bridge, lora, adapter_name=ADAPTER)
+        lora = peft.LoraConfig(
+            r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=targets, lora_dropout=0.0
+        )
+        model = peft.get_peft_model(bridge, lora, adapter_name=ADAPTER)
     elif config.method in ("full", "blocks"):
         model = None
         if config.method == "blocks":
@@ -322,7 +331,7 @@ def _extract(bridge: nn.Module, before: dict[str, Tensor], method: str, strength
     if method == "shira":
         update = {}
         for name, layer in bridge.named_modules():
-            if isinstance(layer, ShiraLayer):
+            if hasattr(layer, "shira_weight"):
                 rows, columns = layer.shira_indices[ADAPTER].long()
                 update[name] = (
                     rows * layer.get_base_layer().weight.shape[1] + columns,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -59,3 +60,10 @@ def test_a_package_that_is_missing(home: Home, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SettingsError, match=r"edgealign\[serve\]"):
         run(home, "127.0.0.1", 0, None, None, None)
+
+
+@pytest.mark.parametrize("module", ["jetson_agent.serve.app", "pipeline.runs.configs"])
+def test_who_learns_nothing_does_not_wait_for_peft(module: str) -> None:
+    """Three seconds of a processor and 150 MB of a device that only listens, and of each driver of a stage."""
+    program = f"import sys, {module}; sys.exit('peft' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
