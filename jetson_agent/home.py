@@ -311,7 +311,8 @@ def held_out_of(project: Path) -> list[LabelledUtterance]:
     from stages.guard import spread
 
     record = read_record(project / "artifacts" / "adapters" / "base")
-    names, found = set(record.held_out_utterances), []
+    # the record tells names without cohorts: what has the name of one that trained is left out, too
+    names, found = set(record.held_out_utterances) - set(record.train_utterances), []
     import yaml
 
     cohorts = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))["base_cohorts"]

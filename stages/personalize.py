@@ -25,12 +25,16 @@ class UserSplit:
 
 
 def split_user(
-    utterances: Sequence[LabelledUtterance], train_utterances: int, min_utterances: int, seed: int
+    utterances: Sequence[LabelledUtterance],
+    train_utterances: int,
+    min_utterances: int,
+    seed: int,
+    judge: int | None = None,
 ) -> UserSplit | str:
     """The split of one user, or the reason why the user gets no adapter.
 
     Human transcripts judge and train; pseudo-labels only fill up the training where human ones are short, and never
-    where they say the same as a held-out sentence.
+    where they say the same as a held-out sentence. At most ``judge`` utterances are held out; None: all that do not train.
     """
     if len(utterances) < min_utterances:
         return f"{len(utterances)} labelled utterance(s), at least {min_utterances} are needed"
@@ -39,7 +43,7 @@ def split_user(
     if not human:
         return "no human transcript: nothing could judge the adapter"
     texts = {item.utterance: item.text for item in utterances}
-    train, held_out = split_utterances(human, texts, train_utterances, seed)
+    train, held_out = split_utterances(human, texts, train_utterances, seed, judge)
     if not held_out:
         return f"{len(human)} human transcript(s), none left to judge the adapter"
     judged = {texts[name] for name in held_out}

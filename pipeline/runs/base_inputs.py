@@ -2,7 +2,8 @@
 
 DVC cannot take a list from ``params.yaml`` as dependencies. This manifest stands between: adding a cohort runs it again
 (a second), but as long as the base cohorts are the same it stays the same, and the base is not trained again. Where
-the base takes more than one round it names the second teacher's rules as well.
+the base takes more than one round it names the second teacher's rules as well; where a cohort also has personal adapters,
+what says which of its utterances judge those.
 """
 
 from __future__ import annotations
@@ -42,5 +43,10 @@ def _write(context: Context) -> dict[str, Any]:
         rules = settings.pseudo_labels
         names = ("adapter_alone", "whisper_alone", "unknown_word_users")
         content["pseudo_labels"] = {name: getattr(rules, name) for name in names}
+    both = [cohort for cohort in settings.base_cohorts if cohort in settings.personal_cohorts]
+    if both:  # what judges their users' adapters trains no base, and these say what that is
+        chosen = settings.personalize
+        names = ("train_utterances", "min_utterances", "seed")
+        content["personal_judging"] = {"cohorts": both, **{name: getattr(chosen, name) for name in names}}
     write_json(project.base_inputs, content)
     return content

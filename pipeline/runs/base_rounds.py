@@ -107,7 +107,8 @@ def next_lesson(
         compared, alike = compared + found.compared, alike + found.alike
         rows = found.table.select(["accepted", "reason"]).to_pylist()
         rejected.update(kind_of(row["reason"]) for row in rows if not row["accepted"])
-        training += join(untold.features[cohort], found.table, "base")
+        joined = join(untold.features[cohort], found.table, "base")
+        training += [item for item in joined if (item.cohort, item.utterance) not in split.reserved]
     lesson = lesson_of(training, compared=compared, agreed=alike, rejected=dict(sorted(rejected.items())))
     log.info(
         "base: the teachers agree in %d of %d utterance(s); the next round learns %d human and %d pseudo labels",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,9 @@ class Split:
     """The labelled utterances of the base cohorts (``stages.examples.LabelledUtterance``), people apart."""
 
     training: list[Any]
-    judging: list[Any]
+    judging: list[Any]  # human transcripts alone
     held_out: frozenset[str]  # people who judge, as COHORT/USER: nothing of theirs is ever learned from
+    reserved: frozenset[tuple[str, str]] = frozenset()  # (cohort, utterance): what judges personal adapters, see there
 
 
 def person(item: Any) -> str:
@@ -36,16 +38,81 @@ def speaker(item: Any) -> str:
 
 def split_people(context: Context) -> Split:
     """Who trains and who judges, speakers apart. Raises InputError where there is nothing to learn."""
+    labelled, theirs = _labelled_and_held_out(context)
+    if not labelled:
+        raise InputError("base: no utterance of the base cohorts has both features and an accepted label")
+    reserved = frozenset(key for cohort in context.settings.base_cohorts for key in reserved_of(context, cohort))
+    held_out = frozenset(map(person, theirs))
+    training = [
+        item for item in labelled if person(item) not in held_out and (item.cohort, item.utterance) not in reserved
+    ]
+    if not training:
+        raise InputError(
+            "base: every utterance of the base cohorts judges a personal adapter, none is left to learn from. Take the "
+            "cohorts out of personal_cohorts in params.yaml, or record more."
+        )
+    return Split(training, _human(theirs), held_out, reserved)
+
+
+def judging_people(context: Context) -> list[Any]:
+    """What judges the base: the same utterances as ``split_people``'s, also where the base was trained elsewhere."""
+    return _human(_labelled_and_held_out(context)[1])
+
+
+def _labelled_and_held_out(context: Context) -> tuple[list[Any], list[Any]]:
+    """Every labelled utterance of the base cohorts, and those of them whose speakers are held out."""
     from stages.alignment.splits import hold_out_users
     from stages.features import read_features
 
     settings = context.settings
     labelled = load_labelled(context, settings.base_cohorts, read_features, use="base")
-    if not labelled:
-        raise InputError("base: no utterance of the base cohorts has both features and an accepted label")
     held_out = hold_out_users({speaker(item) for item in labelled}, settings.base.dev_users, settings.base.seed)
-    judging = [item for item in labelled if speaker(item) in held_out]
-    return Split([item for item in labelled if speaker(item) not in held_out], judging, frozenset(map(person, judging)))
+    return labelled, [item for item in labelled if speaker(item) in held_out]
+
+
+def _human(items: Sequence[Any]) -> list[Any]:
+    """What people transcribed: what the transcriber wrote judges nobody, neither epochs and rounds nor personal adapters."""
+    return [item for item in items if item.source == "human"]
+
+
+def most_judging(context: Context, cohort: str) -> int | None:
+    """How many of a user's utterances judge the personal adapter at most; None: all that do not train it.
+
+    Where the cohort trains the base as well, what judges is no part of that either: as many as train, and the base keeps the
+    others.
+    """
+    settings = context.settings
+    both = cohort in settings.base_cohorts and cohort in settings.personal_cohorts
+    return settings.personalize.train_utterances if both else None
+
+
+def reserved_of(context: Context, cohort: str) -> set[tuple[str, str]]:
+    """(cohort, utterance) of what judges the users' personal adapters, and of what says the same in the user's own voice.
+
+    Empty where the cohort's users get none. The first labels tell it as the second ones do later: people's transcripts judge,
+    and these are the same in both.
+    """
+    from stages.alignment.splits import split_utterances
+    from stages.examples import by_user, join
+    from stages.features import read_features
+    from stages.schema import LABELS, read_table
+
+    judge, settings = most_judging(context, cohort), context.settings.personalize
+    if judge is None:
+        return set()
+    features = read_features(context.project.features(cohort))
+    labels = read_table(context.project.labels(cohort), LABELS)
+    recorded = Counter(features.column("user").to_pylist())  # labelled or not: the second teacher may label more
+    found = set()
+    for user, said in by_user(join(features, labels, "personal")).items():
+        if recorded[user] < settings.min_utterances:
+            continue  # no adapter, so nothing to judge
+        texts = {item.utterance: item.text for item in said}
+        human = [item.utterance for item in said if item.source == "human"]
+        _, held_out = split_utterances(human, texts, settings.train_utterances, settings.seed, judge)
+        judged = {texts[name] for name in held_out}
+        found |= {(item.cohort, item.utterance) for item in said if item.text in judged}
+    return found
 
 
 def prepare(context: Context, split: Split, training: Sequence[Any]) -> tuple[Any, dict[str, Any]]:
@@ -86,8 +153,13 @@ def prepare(context: Context, split: Split, training: Sequence[Any]) -> tuple[An
         "vocabulary_size": len(vocabulary),
         "training_users": people,
         "held_out_users": sorted(split.held_out),
+        "reserved_utterances": len(split.reserved),
         "alignment": settings.alignment.model_dump(),
     }
+    if split.reserved:
+        log.info(
+            "base: %d utterances judge the personal adapters of their users and train nothing", len(split.reserved)
+        )
     log.info(
         "base: %d utterances of %d users train, %d of %d users judge, %d rows of the embedding table",
         *(len(training), people, len(split.judging), len(split.held_out), len(vocabulary)),

@@ -11,7 +11,7 @@ from pipeline.cluster.session import connect
 from pipeline.cluster.shipping import Shipment, ship
 from pipeline.cluster.work import Result, run_actors
 from pipeline.progress import progress
-from pipeline.runs.base_setup import load_labelled
+from pipeline.runs.base_setup import judging_people, load_labelled
 from pipeline.runs.common import Context, Costs, log, tell_failures, worker_threads
 from pipeline.runs.recorded import figures_of, recorded
 from stages.atomic import sha256_bytes, sha256_json, write_json
@@ -185,12 +185,11 @@ def _held_out(context: Context, cohort: str) -> tuple[dict[str, Path], dict[str,
 def _guard(context: Context) -> list[Any]:
     """Utterances that the base holds out, of all its cohorts. They change only with the base, which is a dependency."""
     from stages.alignment.record import read_record
-    from stages.features import read_features
     from stages.guard import spread
 
     names = set(read_record(context.project.base_adapter).held_out_utterances)
-    labelled = load_labelled(context, context.settings.base_cohorts, read_features, use="base")
-    return spread([item for item in labelled if item.utterance in names], context.settings.evaluate.guard_utterances)
+    judging = judging_people(context)  # by people: a name alone may be another utterance's in another cohort
+    return spread([item for item in judging if item.utterance in names], context.settings.evaluate.guard_utterances)
 
 
 def _keys(

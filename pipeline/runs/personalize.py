@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.cluster.session import connect
 from pipeline.cluster.work import Failure, Result, run_tasks
 from pipeline.progress import progress
-from pipeline.runs.base_setup import corpus_of, load_labelled
+from pipeline.runs.base_setup import corpus_of, load_labelled, most_judging
 from pipeline.runs.common import Context, Costs, log, tell_failures, worker_threads
 from pipeline.runs.keys import personalize_key
 from pipeline.runs.recorded import figures_of, recorded, tell_load
@@ -70,7 +70,10 @@ def plan(context: Context, cohort: str, vocabulary: Any, record: Any) -> tuple[l
     jobs, skipped = [], {}
     users = by_user(load_labelled(context, [cohort], read_features))
     for user in sorted(set(_users_of(context, cohort)) | set(users)):
-        split = split_user(users.get(user, []), settings.train_utterances, settings.min_utterances, settings.seed)
+        split = split_user(
+            users.get(user, []),
+            *(settings.train_utterances, settings.min_utterances, settings.seed, most_judging(context, cohort)),
+        )
         if isinstance(split, str):
             skipped[user] = split
             continue

@@ -21,18 +21,20 @@ def hold_out_users(users: Iterable[str], share: float, seed: int) -> set[str]:
 
 
 def split_utterances(
-    utterances: Sequence[str], texts: dict[str, str], train: int, seed: int
+    utterances: Sequence[str], texts: dict[str, str], train: int, seed: int, judge: int | None = None
 ) -> tuple[list[str], list[str]]:
     """A user's utterances -> (train, held out).
 
     An utterance whose text also occurs among the training ones is not held out: the same sentence said twice would
-    make the held-out figure look better than it is. At least one third of the utterances is held out.
+    make the held-out figure look better than it is. At least one third of the utterances is held out, of these at most
+    ``judge`` are told; None: all.
     """
     order = _shuffled(utterances, seed)
     count = min(train, len(order) - max(1, len(order) // 3))
     chosen = order[:count]
     known = {texts[name] for name in chosen}
-    return sorted(chosen), sorted(name for name in order[count:] if texts[name] not in known)
+    held_out = [name for name in order[count:] if texts[name] not in known]
+    return sorted(chosen), sorted(held_out[:judge])
 
 
 def held_out_digest(judged: Iterable[tuple[str, str]]) -> str:

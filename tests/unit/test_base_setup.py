@@ -7,24 +7,44 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyarrow import table
 
 from pipeline.cohorts.demo import base_voice, base_voices
 from pipeline.cohorts.speak import Said, plan
 from pipeline.runs import base_setup
 from pipeline.runs.base_setup import speaker, split_people
-from pipeline.settings import Base
+from pipeline.settings import Base, Personalize
 from stages.errors import InputError
 from stages.examples import LabelledUtterance
+from stages.personalize import UserSplit, split_user
 
 
-def item(cohort: str, user: str) -> LabelledUtterance:
-    return LabelledUtterance(f"{cohort}-{user}", user, cohort, "go", "human", np.zeros((1, 1), np.float16), None)
+def item(cohort: str, user: str, number: int = 0, text: str = "go", source: str = "human") -> LabelledUtterance:
+    name = f"{cohort}-{user}-{number}"
+    return LabelledUtterance(name, user, cohort, text, source, np.zeros((1, 1), np.float16), None)
 
 
-def split(monkeypatch: pytest.MonkeyPatch, items: list[LabelledUtterance], share: float = 0.2) -> Any:
+def split(
+    monkeypatch: pytest.MonkeyPatch, items: list[LabelledUtterance], share: float = 0.2, personal: tuple[str, ...] = ()
+) -> Any:
+    """``personal``: cohorts whose users get adapters, four utterances to learn from."""
+
+    def users_of(cohort: str) -> list[str]:
+        return [one.user for one in items if one.cohort == cohort]
+
+    cohorts = list(dict.fromkeys(one.cohort for one in items))
     monkeypatch.setattr(base_setup, "load_labelled", lambda *_, **__: items)
-    settings = SimpleNamespace(base=Base(dev_users=share), base_cohorts=["any"])
-    return split_people(SimpleNamespace(settings=settings))  # type: ignore[arg-type]  # all that it asks for
+    monkeypatch.setattr("stages.features.read_features", lambda cohort: table({"user": users_of(cohort)}))
+    monkeypatch.setattr("stages.schema.read_table", lambda path, _: path)
+    monkeypatch.setattr("stages.examples.join", lambda _, cohort, __: [one for one in items if one.cohort == cohort])
+    settings = SimpleNamespace(
+        base=Base(dev_users=share),
+        base_cohorts=cohorts,
+        personal_cohorts=list(personal),
+        personalize=Personalize(train_utterances=4),
+    )
+    project = SimpleNamespace(features=str, labels=str)
+    return split_people(SimpleNamespace(settings=settings, project=project))  # type: ignore[arg-type]  # all it asks for
 
 
 def test_a_synthetic_voice_judges_in_all_its_cohorts_or_in_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,3 +70,47 @@ def test_people_of_the_same_name_in_two_cohorts_are_two(monkeypatch: pytest.Monk
 def test_without_a_label_there_is_nothing_to_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="no utterance"):
         split(monkeypatch, [])
+
+
+def test_what_judges_a_personal_adapter_trains_no_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cohort may train the base and have personal adapters: base and adapters are judged by what neither has learned."""
+    users = ("ann", "bob", "cid", "dot", "eve")
+    home = [item("home", user, number, f"sentence {number}") for user in users for number in range(20)]
+    work = [item("work", user, number, f"sentence {number}") for user in users for number in range(20)]
+    found = split(monkeypatch, [*home, *work], personal=("home", "away"))
+    trained = {(one.cohort, one.utterance) for one in found.training}
+    for user in users:
+        said = [one for one in home if one.user == user]
+        personal = split_user(said, 4, 4, 0, judge=4)
+        assert isinstance(personal, UserSplit) and len(personal.held_out) == 4
+        judging = {("home", one.utterance) for one in personal.held_out}
+        assert judging <= found.reserved and not judging & trained
+        if f"home/{user}" not in found.held_out:  # the base keeps what is left
+            assert len([one for one in found.training if one.cohort == "home" and one.user == user]) == 16
+    assert len([one for one in found.training if one.cohort == "work"]) % 20 == 0
+    assert split(monkeypatch, [*home, *work], personal=("away",)).reserved == frozenset()
+
+
+def test_the_sentence_that_judges_is_not_learned_from_the_same_voice(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [item("home", "ann", number, f"sentence {number % 10}") for number in range(20)]
+    found = split(monkeypatch, said, share=0.0, personal=("home",))
+    judged = {one.text for one in said if (one.cohort, one.utterance) in found.reserved}
+    assert judged and found.training and not judged & {one.text for one in found.training}
+
+
+def test_the_base_always_has_something_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    same = [item("home", "ann", number, "go", "human" if number < 3 else "pseudo") for number in range(6)]
+    four = [item("home", "ann", number, f"sentence {number}") for number in range(4)]
+    assert split(monkeypatch, same, share=0.0, personal=("home",)).training == same
+    assert len(split(monkeypatch, four, share=0.0, personal=("home",)).training) == 3
+    # too few for an adapter: nothing has to be judged
+    assert split(monkeypatch, four[:3], share=0.0, personal=("home",)).training == four[:3]
+
+
+def test_what_the_transcriber_wrote_judges_no_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = [
+        item("home", user, number, source="human" if number else "pseudo") for user in "abcde" for number in range(3)
+    ]
+    found = split(monkeypatch, items)
+    assert {one.source for one in found.judging} == {"human"} and len(found.judging) == 2
+    assert not {f"{one.cohort}/{one.user}" for one in found.training} & found.held_out and len(found.held_out) == 1

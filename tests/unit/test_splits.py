@@ -42,6 +42,13 @@ def test_a_third_is_held_out_even_of_few() -> None:
     assert (len(train), len(held_out)) == (4, 2)
 
 
+def test_at_most_so_many_judge_and_they_are_some_of_all_that_would() -> None:
+    texts = {f"u{index}": f"sentence {index}" for index in range(30)}
+    every, few = (split_utterances(sorted(texts), texts, 8, 0, judge) for judge in (None, 5))
+    assert every[0] == few[0] and len(every[1]) == 22
+    assert len(few[1]) == 5 and set(few[1]) < set(every[1])
+
+
 def test_a_user_with_one_utterance_is_skipped_with_the_reason() -> None:
     reason = split_user([utterance("a", "hello")], 8, 4, 0)
     assert isinstance(reason, str)
