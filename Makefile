@@ -14,6 +14,11 @@ AREA ?= all
 override VENV := $(abspath $(VENV))
 LOCK_HASH := $(shell sha256sum requirements.lock | cut -c1-12)
 READY := $(VENV)/.edgealign-$(LOCK_HASH)
+
+# What commands make again in .edgealign. Nothing else there is made again by any: champions and runs (mlflow, mlflow-server,
+# mlflow-replaced-*, spool), words, an erasure under way, what was set aside as recordings came in (quarantine, added), and, of
+# incoming, the locks and a cohort that a kill left between its old place and its new one.
+AGAIN := checkpoints check clock examples .figures-* $(addprefix incoming/*/,chunks judged final gone-*)
 RUN := PATH="$(VENV)/bin:$$PATH" PYTHONPATH="$(CURDIR)" RAY_USAGE_STATS_ENABLED=0
 
 .PHONY: help env demo test test-fast lint bench clean
@@ -51,5 +56,5 @@ lint: env
 bench: env  ## real measurements into docs/benchmarks (AREA=features|alignment|methods|ablation|pipeline|cohorts|tracking|online|serve|pseudo|exchange|sparse|freezing|assistant|words|personal|cascade)
 	@$(RUN) python -m benchmarks $(AREA)
 
-clean:  ## remove what runs have made; recordings, DVC's cache and .venv stay
-	rm -rf artifacts metrics plots dvc_plots models .edgealign
+clean:  ## remove what runs make again; recordings, DVC's cache, tracking, word lists and .venv stay
+	rm -rf artifacts metrics plots dvc_plots models $(addprefix .edgealign/,$(AGAIN))
