@@ -3,6 +3,10 @@
 #   VENV=DIR     where the environment lives (default .venv). Outside the checkout, keyed by the lock file's hash, a second
 #                clone reuses it:  make test VENV=$$HOME/.cache/edgealign/venv-$$(sha256sum requirements.lock | cut -c1-12)
 #   PYTHON=...   the Python that makes it (3.11 is the tested one)
+#
+# In the environment, for most areas of make bench:
+#   EDGEALIGN_AN4=DIR       where AN4 lies: transcripts.csv (file,user,text) and its recordings (default ../shared/data/an4)
+#   EDGEALIGN_PARAMS=FILE   settings in place of params.yaml; not for make demo, whose DVC reads params.yaml itself
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
