@@ -22,7 +22,7 @@ from stages.alignment.soft_tokens import ReadOut, collapse, read_out
 
 BOOST = 0.5
 """Nats a letter: the largest at which no listed name was heard where nobody said one. At 1, names no training has said were
-heard in one of eleven sentences without them, and found in one of twenty-four with them: see docs/notes.md."""
+heard in one of fifteen sentences without them, and found in one of seventeen with them: see docs/notes.md."""
 
 
 @dataclass(frozen=True)
