@@ -23,7 +23,9 @@ app.add_typer(cli_words.app, name="words", help="Names and other words to listen
 Head = Annotated[Optional[str], typer.Option(help="HOST:PORT of the Ray head.")]  # noqa: UP045 - typer reads it
 Memory = Annotated[
     Optional[int],  # noqa: UP045 - typer evaluates the annotation on Python 3.10 too
-    typer.Option(min=500_000_000, help="Memory to offer in bytes (default: three quarters of the device's)."),
+    typer.Option(
+        min=500_000_000, help="Memory to offer in bytes (default: three quarters of the device's; --virtual: 6 GB)."
+    ),
 ]
 TokenFile = Annotated[
     Optional[Path],  # noqa: UP045 - as above

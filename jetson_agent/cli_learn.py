@@ -43,7 +43,9 @@ def setup(
 
 
 def transcribe(
-    file: Annotated[Path, typer.Argument(help="A recording: any format and rate that libsndfile reads.")],
+    file: Annotated[
+        Path, typer.Argument(help="A recording: WAV, FLAC, MP3, OGG, Opus, M4A, WebM and more, at any rate.")
+    ],
     home: HomeFolder = None,
 ) -> None:
     """Write down what the adapter in use hears in a recording."""

@@ -10,7 +10,7 @@ from stages.errors import InputError
 
 
 def hear(home: Home, recording: Path) -> Remembered:
-    """The utterance in a recording of any format and rate that libsndfile reads, as the adapter in use hears it.
+    """The utterance in a recording, as the adapter in use hears it: WAV, FLAC, MP3, OGG, Opus, M4A, WebM and more, at any rate.
 
     It is named by its samples, so that the same recording is remembered once. Raises InputError.
     """

@@ -52,9 +52,7 @@ def _hear(file: Path, user: str) -> tuple[Project, Settings, Any, Any, dict[str,
     chosen = choose_adapter(project, settings, user)
     start = time.perf_counter()
     if not file.is_file():
-        raise InputError(
-            f"{file}: no such file. Give a recording that libsndfile reads, such as WAV, FLAC, OGG or MP3."
-        )
+        raise InputError(f"{file}: no such file. Give a recording, such as WAV, FLAC, MP3, OGG, Opus, M4A or WebM.")
     samples = load_audio(file, str(file))
     loaded = time.perf_counter()
     encoder = SpeechEncoder.load(project.encoder)

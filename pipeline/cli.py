@@ -96,7 +96,7 @@ def fleet(
 
 @app.command()
 def transcribe(
-    file: Path = typer.Argument(..., help="A recording: any format and rate that libsndfile reads."),
+    file: Path = typer.Argument(..., help="A recording: WAV, FLAC, MP3, OGG, Opus, M4A, WebM and more, at any rate."),
     user: str = typer.Option("", help="Use this user's personal adapter; USER or COHORT/USER. Default: the base."),
 ) -> None:
     """Write down what the adapter hears in a recording (no LLM is loaded)."""
@@ -107,7 +107,7 @@ def transcribe(
 
 @app.command()
 def ask(
-    file: Path = typer.Argument(..., help="A recording: any format and rate that libsndfile reads."),
+    file: Path = typer.Argument(..., help="A recording: WAV, FLAC, MP3, OGG, Opus, M4A, WebM and more, at any rate."),
     user: str = typer.Option("", help="Use this user's personal adapter; USER or COHORT/USER. Default: the base."),
     instruction: str = typer.Option(
         "", help="What the LLM is told before it hears the recording. Default: answer the user."
