@@ -7,7 +7,7 @@ from typing import Any
 
 from stages.atomic import sha256_json
 
-PERSONALIZE_VERSION = 1  # raise when the same inputs would train another adapter
+PERSONALIZE_VERSION = 2  # raise when the same inputs would train another adapter
 
 
 def personalize_key(

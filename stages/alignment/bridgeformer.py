@@ -114,8 +114,7 @@ class BridgeFormer(nn.Module):
         """(B, T, F) frames and (B,) frame counts -> (B, S, D) unit vectors, (B, S) blank scores, (B,) step counts."""
         stack = self.config.stack
         batch, _, width = frames.shape
-        frames = frames + self.frame_shift
-        frames = functional.pad(frames, (0, 0, 0, -frames.shape[1] % stack))  # T -> S * K
+        frames = functional.pad(self.shifted(frames, lengths), (0, 0, 0, -frames.shape[1] % stack))  # T -> S * K
         steps = frames.reshape(batch, -1, width * stack)  # (B, S, K * F)
         counts = step_counts(lengths, stack)
         mask = torch.arange(steps.shape[1], device=steps.device)[None, :] < counts[:, None]  # (B, S)
@@ -125,6 +124,14 @@ class BridgeFormer(nn.Module):
         hidden = self.final_norm(hidden)
         vectors = functional.normalize(self.leave(hidden), dim=-1)  # (B, S, D)
         return vectors, self.blank(hidden).squeeze(-1), counts
+
+    def shifted(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """(B, T, F) frames and (B,) frame counts -> frames with ``frame_shift``, none on what lies behind an utterance's end.
+
+        An utterance's last step may be half empty: it must say the same alone and beside a longer one.
+        """
+        spoken = torch.arange(frames.shape[1], device=frames.device)[None, :] < lengths[:, None]  # (B, T)
+        return frames + self.frame_shift * spoken[..., None]
 
 
 def step_counts(lengths: Tensor, stack: int) -> Tensor:

@@ -35,7 +35,7 @@ class Packed(BridgeFormer):
         if int(counts.sum()) > MOST_STEPS:
             return super().forward(frames, lengths)
         batch, _, width = frames.shape
-        frames = functional.pad(frames + self.frame_shift, (0, 0, 0, -frames.shape[1] % stack))  # T -> S * K
+        frames = functional.pad(self.shifted(frames, lengths), (0, 0, 0, -frames.shape[1] % stack))  # T -> S * K
         steps = frames.reshape(batch, -1, width * stack)  # (B, S, K * F)
         spoken = torch.arange(steps.shape[1], device=steps.device)[None, :] < counts[:, None]  # (B, S)
         owner = spoken.nonzero()[:, 0]  # (P,)

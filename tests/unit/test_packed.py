@@ -39,6 +39,19 @@ def test_steps_that_are_spoken_come_out_as_they_do_padded() -> None:
         assert not found[place, count:].any()
 
 
+def test_an_utterance_is_read_alone_as_it_is_beside_a_longer_one() -> None:
+    """Also where its last step is half empty and frames are shifted: nothing may be put where nobody speaks."""
+    whole = bridge()
+    short, long = torch.randn(1, 21, CONFIG.encoder_width), torch.randn(1, 48, CONFIG.encoder_width)
+    both = torch.cat([torch.nn.functional.pad(short, (0, 0, 0, 27)), long])
+    for model in (whole, Packed(whole)):
+        alone, blank, counts = model(short, torch.tensor([21]))
+        vectors, blanks, _ = model(both, torch.tensor([21, 48]))
+        count = int(counts[0])
+        torch.testing.assert_close(vectors[0, :count], alone[0])
+        torch.testing.assert_close(blanks[0, :count], blank[0])
+
+
 def test_the_loss_has_the_same_gradients() -> None:
     plain, other, link = bridge(), bridge(), EmbedLink(rows())
     losses = [user_loss(model, link, BATCH, 0.1) for model in (plain, Packed(other))]
