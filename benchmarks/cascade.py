@@ -4,8 +4,8 @@ Both begin with the same encoder, Whisper tiny.en's. The base learns from AN4's 
 synthetic speech beside them (``base_cohorts`` may name both); the cascade keeps Whisper's decoder. Texts of both are compared
 in the reading nearest to the reference (``stages.text.fair_cascade``: "25" is "two five" or "twenty five", "rubout" may be
 two words); ours counted strictly is told as well. What the adapter is unsure of it hears again at other tempos, and the LLM
-that the soft tokens go to judges spelled words (``stages.alignment.rescoring``), as ``"rescore": true`` and ``"tempos"`` do on
-a device; what the adapter reads at once and alone is told, too.
+that the soft tokens go to judges spelled words (``stages.alignment.rescoring``), as a device does by the settings of
+``OPINION``; what the adapter reads at once and alone is told, too.
 
     make bench AREA=cascade                              three splits, some fifteen minutes with one thread
     EDGEALIGN_CASCADE_QUICK=1 make bench AREA=cascade    whether it runs: figures of no worth, kept out of docs
@@ -29,8 +29,9 @@ from benchmarks.alignment import Bench, speakers, train
 from benchmarks.kept import Kept
 from benchmarks.pseudo import fair_wer, hear, whisper_heard
 from benchmarks.record import FOLDER, Figure, at_most, plain, write_area
+from jetson_agent.serve.settings import ServeSettings
 from stages.alignment.metrics import word_errors
-from stages.alignment.rescoring import Chooser, RescoringConfig, SpelledWords
+from stages.alignment.rescoring import Chooser, SpelledWords
 from stages.examples import LabelledUtterance
 from stages.models.llm import load_llm
 
@@ -43,9 +44,9 @@ RECIPES: Mapping[str, Mapping[str, float]] = {
 }
 """What is not as in params.yaml. Chosen by pooled errors on splits of each seed's training speakers (docs/notes.md): one or two
 of the ten who judge a seed have judged another seed's split, and so have had a say in the choice."""
-OPINION = RescoringConfig(weight=0.0, beam=16, candidates=8, tempos=(0.9, 1.1))
-"""The adapter hears again what it is unsure of, and the LLM judges spelled words alone: whole sentences of letters and numbers
-mean nothing to a small one. Chosen as the recipes were."""
+OPINION = ServeSettings(rescore=True, sentence_weight=0.0, readings=16, tempos=(0.9, 1.1)).rescoring()
+"""What ``serve.json`` says on a device. The adapter hears again what it is unsure of, and the LLM judges spelled words alone:
+whole sentences of letters and numbers mean nothing to a small one. Chosen as the recipes were."""
 CODE = (
     *(f"benchmarks/{name}.py" for name in ("cascade", "pseudo", "alignment")),
     *("params.yaml", "stages/*.py", "stages/alignment/*.py"),

@@ -155,7 +155,7 @@ class Engine:
         words = self._words()
         folder = version.folder if version else None
         listener = Listener.load(device.base, device.llm, folder, self._tokenizer, words)
-        if self.settings.rescore:
+        if self.settings.rescore or self.settings.tempos:
             ids, config = listener.vocabulary.ids, self.settings.rescoring()
             listener.chooser = Chooser(self._rescorer, ids, config, self._spelled)
         number, sha256 = (version.number, version.sha256) if version else (None, None)

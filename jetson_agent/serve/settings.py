@@ -35,8 +35,14 @@ class ServeSettings(BaseModel):
     tempos: tuple[Annotated[float, Field(ge=0.5, le=2)], ...] = Field(
         default=(),
         max_length=4,
-        description="Lengths, of an unsure utterance's own, at which the adapter hears it again before the LLM is asked, "
-        "such as [0.9, 1.1]: best where base.tempo taught the base other tempos.",
+        description="Lengths, of an unsure utterance's own, at which the adapter hears it again, before the LLM is asked where "
+        "it is: such as [0.9, 1.1], best where base.tempo taught the base other tempos.",
+    )
+    readings: int = Field(
+        default=8,
+        ge=2,
+        le=64,
+        description="Readings that are chosen between; 16 make fewer errors, and take the LLM longer where it is asked.",
     )
     max_bytes: int = Field(default=10_000_000, gt=0, description="Largest recording that is taken, as it is sent.")
     max_duration_s: float = Field(
@@ -63,4 +69,4 @@ class ServeSettings(BaseModel):
         """How unsure utterances are read again."""
         from stages.alignment.rescoring import RescoringConfig
 
-        return RescoringConfig(weight=self.sentence_weight, tempos=self.tempos)
+        return RescoringConfig(weight=self.sentence_weight, beam=self.readings, tempos=self.tempos)

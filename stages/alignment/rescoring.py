@@ -180,7 +180,8 @@ class Chooser:
         """(S, 1 + V) log posteriors, (V, D) rows and the read-out of the best path -> the read-out that is preferred.
 
         ``again`` gives (S', 1 + V) log posteriors of the same utterance stretched to a multiple of its length. Where both
-        readings have the same token its soft token stays; another one is its row, as the LLM knows it.
+        readings have the same token its soft token stays; another one is its row, as the LLM knows it. Another reading's
+        confidence is at most the adapter's own share for it: what the LLM talked it into is not what it heard for certain.
         """
         from rapidfuzz.distance import Levenshtein  # a registered model reads without it
 
@@ -196,12 +197,18 @@ class Chooser:
                 soft[operation.dest_start : operation.dest_end] = heard.soft_tokens[
                     operation.src_start : operation.src_end
                 ]
-        return ReadOut(chosen, soft, heard.confidence)
+        return ReadOut(chosen, soft, min(heard.confidence, share_of(chosen, readings)))
 
 
 def is_sure(readings: Sequence[Reading], config: RescoringConfig) -> bool:
     """Whether the best reading has so much of the probability of all that nobody is asked."""
-    return readings[0].score - reduce(log_add, (reading.score for reading in readings)) >= math.log(config.sure)
+    return share_of(readings[0].rows, readings) >= config.sure
+
+
+def share_of(rows: Sequence[int], readings: Sequence[Reading]) -> float:
+    """Of the probability of all readings, by the adapter: that of the one with these rows."""
+    total = reduce(log_add, (reading.score for reading in readings))
+    return sum(math.exp(reading.score - total) for reading in readings if reading.rows == tuple(rows))
 
 
 def heard_again(readings: Sequence[Reading], views: Sequence[Tensor]) -> list[Reading]:

@@ -87,7 +87,9 @@ def test_every_command_is_heard_and_answered(service: Served, said: dict[str, Pa
         assert 0 < whole["seconds"]["first_token"] < whole["seconds"]["total"]
 
 
-@pytest.mark.parametrize("told", [{}, {"sentence_weight": 0, "tempos": [1.0]}])
+@pytest.mark.parametrize(
+    "told", [{}, {"sentence_weight": 0, "readings": 16, "tempos": [1.0]}, {"rescore": False, "tempos": [1.0]}]
+)
 def test_with_the_llms_opinion_every_command_is_heard_as_well(
     trained_device: Path, said: dict[str, Path], tmp_path: Path, told: dict[str, Any]
 ) -> None:

@@ -131,6 +131,19 @@ def test_what_both_read_keeps_its_soft_tokens_and_what_the_llm_chose_is_its_row(
     assert same is plain
 
 
+def test_what_the_llm_talked_the_adapter_into_is_not_what_it_heard_for_certain() -> None:
+    """Ten tokens heard for certain, one that is the LLM's choice: the mean would still be that of a confident reading."""
+    posteriors = torch.full((11, 13), 1e-4)
+    posteriors[range(10), range(1, 11)] = 0.999  # rows 0 to 9
+    posteriors[10, 11], posteriors[10, 12] = 0.55, 0.45  # row 10 or row 11
+    log_posteriors = (posteriors / posteriors.sum(dim=1, keepdim=True)).log()
+    plain = read_out(log_posteriors, torch.eye(12))
+    ids = list(range(20, 32))
+    assert plain.rows == list(range(11)) and plain.confidence > 0.95
+    chosen = Chooser(Likes([*ids[:10], ids[11]]), ids)(log_posteriors, torch.eye(12), plain)  # type: ignore[arg-type]
+    assert chosen.rows == [*range(10), 11] and chosen.confidence == pytest.approx(0.45, abs=0.01)
+
+
 def test_the_llm_decides_between_what_is_close_and_is_not_asked_where_nothing_is() -> None:
     likes = Likes([11])
     close = [Reading((0,), math.log(0.6)), Reading((1,), math.log(0.4))]
@@ -218,8 +231,10 @@ def test_what_is_spelled_weighs_beside_the_sentence_and_alone() -> None:
 
 
 def test_a_device_says_how_unsure_utterances_are_read_again() -> None:
-    told = ServeSettings.model_validate_json('{"rescore": true, "sentence_weight": 0, "tempos": [0.9, 1.1]}')
-    assert told.rescoring() == RescoringConfig(weight=0.0, tempos=(0.9, 1.1))
+    told = ServeSettings.model_validate_json(
+        '{"rescore": true, "sentence_weight": 0, "readings": 16, "tempos": [0.9, 1.1]}'
+    )
+    assert told.rescoring() == RescoringConfig(weight=0.0, beam=16, tempos=(0.9, 1.1))
     assert ServeSettings().rescoring() == RescoringConfig()
     with pytest.raises(ValueError, match="less than or equal to 2"):
         ServeSettings.model_validate_json('{"tempos": [3]}')
