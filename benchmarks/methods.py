@@ -61,7 +61,7 @@ PLANS = {
         first_seed_only=True,
     ),
     "qformer": Plan(
-        Schedule(epochs=5, batch_size=8, learning_rate=1e-3),
+        Schedule(epochs=5, batch_size=8, learning_rate=3e-3),
         *(1200.0, 64, 0.75),
         first_seed_only=True,
     ),
