@@ -77,7 +77,7 @@ def replies(bench: Bench, method: EmbedLinkMethod, items: list[Example]) -> dict
     texts = [item.text for item in items]
     longest = bench.settings.evaluate.max_new_tokens
     found = {
-        name: word_errors(texts, generate_replies(model, tokenizer, prompts, longest)).wer
+        name: word_errors(texts, generate_replies(model, tokenizer, prompts, longest), "en").wer
         for name, prompts in ways.items()
     }
     return found | {"read_out": word_errors(texts, method.read(items)).wer, "utterances": len(items)}

@@ -296,7 +296,7 @@ def llm_repeats(bench: Bench, base: Trained, test: Sequence[LabelledUtterance]) 
     )
     seconds = time.perf_counter() - start
     texts = [item.text for item in test]
-    audio, text = word_errors(texts, from_audio).wer, word_errors(texts, from_text).wer
+    audio, text = word_errors(texts, from_audio, "en").wer, word_errors(texts, from_text, "en").wer
     note = (
         f"{len(test)} utterances of unseen AN4 speakers, base begun with the synthetic one; "
         f"WER {audio:.4f} from audio, {text:.4f} from the reference text"

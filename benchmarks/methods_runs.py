@@ -156,7 +156,7 @@ def judge(method: Method, items: Sequence[Example]) -> ErrorCounts:
     references = [item.text for item in items]
     if method.name == "cascade":
         texts = [fair_cascade(said, text) for said, text in zip(references, texts, strict=True)]
-    return word_errors(references, texts)
+    return word_errors(references, texts, "en")
 
 
 def run_method(name: str, split: Split, plan: Plan, kind: str = "whole") -> Run:

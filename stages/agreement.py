@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stages.alignment.metrics import word_errors
-from stages.text import fair_cascade
+from stages.text import UNKNOWN, fair_cascade
 from stages.words import align
 
 WHISPER, ADAPTER = "whisper", "adapter"
@@ -30,7 +30,7 @@ class Heard:
     text: str  # in spoken form, as ``stages.text.normalise`` writes it
     score: float  # its confidence, 0 to 1; teachers' scores are not compared with each other
     written: str = ""  # as the teacher wrote it, where that can be read aloud in several ways; empty: as in ``text``
-    language: str = "en"
+    language: str = UNKNOWN  # of what was said: it tells how a number that was written is read aloud
 
     def read_like(self, other: Heard) -> str:
         """The reading of what was written that is nearest to what another teacher heard."""

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from stages.spoken_form import fold, scoring_form
+from stages.spoken_form import UNKNOWN, a_to_z, fold, language_code, scoring_form
 from stages.spoken_numbers import DIGITS, MAX_CARDINAL_DIGITS, cardinal, ordinal
 
 ATOM = re.compile(r"(\d{1,3}(?:,\d{3})+|\d+)(st|nd|rd|th)?(?![a-z])|\d+|[a-z]+(?:'[a-z]+)*")
@@ -37,16 +37,22 @@ class Reading:
     words: tuple[str, ...]
 
 
-def fair_cascade(reference: str, hypothesis: str, language: str = "en") -> str:
+def fair_cascade(reference: str, hypothesis: str, language: str = UNKNOWN) -> str:
     """The reading of the raw transcript ``hypothesis`` with the fewest word errors against ``reference``.
 
-    Never worse than ``scoring_form(hypothesis)``, which is what other languages than English get.
+    Never worse than ``scoring_form(hypothesis)``, which is what other languages than English get. Where the language is not
+    told, a reference in spoken form tells whether it is English.
     """
-    plain = scoring_form(hypothesis, language)
-    said = scoring_form(reference, language).split()
-    if not language.lower().startswith("en") or not plain or not said or plain.split() == said:
+    code = language_code(language)
+    if code == UNKNOWN and a_to_z(reference):
+        code = "en"
+    plain = scoring_form(hypothesis, code)
+    said = scoring_form(reference, code).split()
+    if code != "en" or not plain or not said or plain.split() == said:
         return plain
     last, readings = _lattice(hypothesis, plain, said)
+    if not last:  # written in another script: there is no English way to say it
+        return plain
     # per node and number of reference words covered: errors so far, and the words said as nested pairs
     covered: dict[int, list[tuple[int, Any]]] = {0: [(count, None) for count in range(len(said) + 1)]}
     for node in range(last):

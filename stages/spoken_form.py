@@ -2,7 +2,7 @@
 
 English becomes lower-case ``[a-z' ]`` with numbers in words, single letters where a word was spelled letter by letter,
 and apostrophes inside words only. Other languages keep their own letters; their digits are spoken where num2words knows
-the language. ``normalise`` is idempotent.
+the language. Where nobody told the language, the letters do, text by text (``UNKNOWN``). ``normalise`` is idempotent.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from stages.spoken_numbers import NUMBER_WORDS, speak_numbers
 
 TEXT_VERSION = 2
 """Raised whenever ``normalise`` or ``problems_of`` gives something else for the same text: labels are made again."""
+
+UNKNOWN = "und"
+"""ISO 639 for a language that nobody told. A text in the letters a to z is then brought to spoken form as English, any other
+one keeps the letters of every script, and its digits as they are written: which words they are follows from the language."""
 
 MAX_CHARACTERS = 1_000
 """Longer transcripts are not one utterance: 30 s of fast speech is about 600 characters."""
@@ -72,7 +76,12 @@ def _normalise(text: str, code: str) -> str:
     text = _same_signs(text)
     text = NOTES.sub(" ", text)
     text = SPELLED.sub(lambda match: " " + re.sub(r"[.-]", " ", match[0]) + " ", text)
-    return _english(text) if code == "en" else _other(text, code)
+    return _english(text) if code == "en" or (code == UNKNOWN and a_to_z(text)) else _other(text, code)
+
+
+def a_to_z(text: str) -> bool:
+    """Whether all letters of a text are a to z, as those of every English text in spoken form are."""
+    return text.isascii() or not any(char.isalpha() and not char.isascii() for char in text)
 
 
 def _same_signs(text: str) -> str:
@@ -106,9 +115,11 @@ def _english(text: str) -> str:
 
 
 def _other(text: str, code: str) -> str:
-    text = re.sub(r"[0-9]+", lambda match: _foreign_number(match[0], code), text)
+    kinds = "LMN" if code == UNKNOWN else "LM"
+    if code != UNKNOWN:
+        text = re.sub(r"[0-9]+", lambda match: _foreign_number(match[0], code), text)
     kept = [
-        char if unicodedata.category(char)[0] in "LM" or char == "'" else " "
+        char if unicodedata.category(char)[0] in kinds or char == "'" else " "
         for char in unicodedata.normalize("NFC", text)
     ]
     words = (word.strip("'") for word in "".join(kept).split())
@@ -166,9 +177,17 @@ def from_transcriber(text: str, language: str = "en") -> str:
     )
 
 
+def as_said(text: str, language: str) -> str:
+    """``normalise``, but a text of which the language has no letter at all keeps its own.
+
+    For texts that nobody checked against their language (``problems_of``): two that are empty would seem to be the same.
+    """
+    return normalise(text, language) or (normalise(text, UNKNOWN) if any(char.isalpha() for char in text) else "")
+
+
 def scoring_form(text: str, language: str = "en") -> str:
     """The one form in which both sides of a word error rate are compared: spoken form, one spelling of "okay".
 
     Nothing else is unified: "oh" and "zero" are different words, a contraction is not its long form.
     """
-    return re.sub(r"\bok\b", "okay", normalise(text, language))
+    return re.sub(r"\bok\b", "okay", as_said(text, language))

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from stages.cascade import fair_cascade
-from stages.spoken_form import TEXT_VERSION, from_transcriber, language_code, normalise, problems_of, scoring_form
+from stages.spoken_form import (
+    TEXT_VERSION,
+    UNKNOWN,
+    a_to_z,
+    as_said,
+    from_transcriber,
+    language_code,
+    normalise,
+    problems_of,
+    scoring_form,
+)
 
 __all__ = [
     "TEXT_VERSION",
+    "UNKNOWN",
+    "a_to_z",
+    "as_said",
     "fair_cascade",
     "from_transcriber",
     "language_code",

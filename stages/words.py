@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from stages.text import scoring_form
+from stages.text import UNKNOWN, scoring_form
 
 NOTHING = ""
 """Stands for the word that is not there: nothing was said (an insertion) or nothing was read (a deletion)."""
@@ -17,14 +17,15 @@ Pair = tuple[str, str]
 def align(references: Sequence[str], texts: Sequence[str]) -> list[list[Pair]]:
     """For each utterance its (said, read) words in order, both sides in ``scoring_form``, by the fewest word errors.
 
-    Raises ValueError where the lengths differ.
+    Both sides are in spoken form already, of whatever language: it need not be told. Raises ValueError where the lengths
+    differ.
     """
     import jiwer
 
     if len(references) != len(texts):
         raise ValueError(f"{len(texts)} texts for {len(references)} references; needed as many")
-    said = [scoring_form(text) for text in references]
-    read = [scoring_form(text) for text in texts]
+    said = [scoring_form(text, UNKNOWN) for text in references]
+    read = [scoring_form(text, UNKNOWN) for text in texts]
     found: list[list[Pair]] = [[(NOTHING, word) for word in text.split()] for text in read]
     spoken = [index for index, text in enumerate(said) if text]  # jiwer refuses an empty reference
     if not spoken:

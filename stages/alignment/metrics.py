@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stages.text import scoring_form
+from stages.text import UNKNOWN, scoring_form
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,9 +37,13 @@ class ErrorCounts:
         return self.word_errors
 
 
-def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
+def word_errors(
+    references: Sequence[str], hypotheses: Sequence[str], languages: str | Sequence[str] = UNKNOWN
+) -> ErrorCounts:
     """Word and character errors of ``hypotheses``, both sides in ``stages.text.scoring_form``.
 
+    ``languages``: one for all utterances or one each. Texts that are in spoken form already, as references and what adapters
+    read are, need none; a transcriber's and an LLM's do: how a number is said, or whether an accent counts, follows from it.
     Words said where the reference is empty are insertions. Where no reference holds a word, the rates are the counts of
     errors themselves (divided by 1), so that they stay finite. Raises ValueError where the lengths differ.
     """
@@ -47,7 +51,11 @@ def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCo
 
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} references; needed as many")
-    pairs = [(scoring_form(said), scoring_form(heard)) for said, heard in zip(references, hypotheses, strict=True)]
+    told = [languages] * len(references) if isinstance(languages, str) else languages
+    pairs = [
+        (scoring_form(said, language), scoring_form(heard, language))
+        for said, heard, language in zip(references, hypotheses, told, strict=True)
+    ]
     spoken = [pair for pair in pairs if pair[0]]
     errors = sum(len(heard.split()) for said, heard in pairs if not said)
     characters_wrong = sum(len(heard) for said, heard in pairs if not said)

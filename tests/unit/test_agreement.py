@@ -116,3 +116,18 @@ def test_a_word_that_only_the_first_knows_is_no_dispute_and_everything_else_is()
     sure = [Heard("w", "rub out", 0.5), Heard("a", "repeat", 0.95)]
     assert agreed(sure, rules) == ("rub out", "")
     assert agreed(sure, AgreementRules(alone={"a": 0.9})) == ("repeat", "")
+
+
+def test_teachers_of_another_script_agree_on_the_same_words_only() -> None:
+    said = "включи свет на кухне"
+    assert agreed(heard(("w", said, 0.9), ("a", said, 0.9)), AgreementRules()) == (said, "")
+    label, why = agreed(heard(("w", said, 0.9), ("a", "закрой дверь", 0.9)), AgreementRules())
+    assert label is None and why == "disputed: w and a differ in 2.00 of the words"
+    assert disputes("включи свет", "включи цвет") == [(["свет"], ["цвет"])]
+    assert distance("schon acht", "schön acht") == 0.5
+
+
+@pytest.mark.parametrize("language", ["ru", "und", "en"])
+def test_what_was_written_in_another_script_is_read_in_it(language: str) -> None:
+    written = Heard("w", "включи свет", 0.9, "Включи свет.", language)
+    assert written.read_like(Heard("a", "закрой дверь", 0.9)) == "включи свет"

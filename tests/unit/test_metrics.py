@@ -74,3 +74,31 @@ def test_divergence_is_kl_from_text_to_audio_a_token() -> None:
 def test_divergence_refuses_replies_of_unequal_length() -> None:
     with pytest.raises(ValueError, match="needed"):
         response_kl(torch.zeros(2, 3), torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("said", "heard", "errors", "words"),
+    [
+        ("включи свет на кухне", "закрой дверь", 4, 4),
+        ("включи свет", "включи цвет", 1, 2),
+        ("включи usb", "закрой usb", 1, 2),  # the letters that English has are not all that counts
+        ("mach das licht schön", "mach das licht schon", 1, 4),
+        ("schon acht", "schön acht", 1, 2),
+        ("रोशनी जलाओ", "रोशनी जलाओ", 0, 2),
+        ("", "да да", 2, 0),
+    ],
+)
+def test_every_script_counts_without_its_language(said: str, heard: str, errors: int, words: int) -> None:
+    counts = word_errors([said], [heard])
+    assert (counts.errors, counts.words) == (errors, words)
+
+
+def test_the_language_tells_how_what_was_written_is_said() -> None:
+    said, written = ["fünfzehn uhr", "fifteen cafes"], ["15 Uhr.", "15 cafés!"]
+    assert word_errors(said, written, ["de", "en"]).errors == 0
+    assert word_errors(said, written, "en").errors == 1  # "fifteen uhr"
+    assert (
+        word_errors(["включи свет"], ["закрой дверь"], "en").errors == 2
+    )  # told wrongly: still not nothing against nothing
+    with pytest.raises(ValueError, match="zip"):
+        word_errors(said, written, ["de"])

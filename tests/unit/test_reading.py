@@ -107,3 +107,9 @@ def test_no_bin_is_nearly_empty_and_none_is_left_out(values: list[float], edges:
 
 def test_bins_of_seconds_are_halves() -> None:
     assert bin_edges([0.61, 0.9, 1.49, 1.5, 2.2], 2, 0.5) == [0.5, 1.5, 2.5]
+
+
+def test_words_of_every_script_are_confused() -> None:
+    rows = [row("включи свет", "", "включи цвет"), row("schön hell", "schon hell", "schön")]
+    assert count_confusions(rows, "personal") == {("свет", "цвет"): 1, ("hell", ""): 1}
+    assert count_confusions(rows, "base") == {("включи", ""): 1, ("свет", ""): 1, ("schön", "schon"): 1}

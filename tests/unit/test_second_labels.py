@@ -284,3 +284,14 @@ def test_a_plain_function_reads_the_same(tmp_path: Path, teacher: AdapterTeacher
 def test_the_key_covers_teacher_and_features() -> None:
     keys = {read_outs_key("a", "f"), read_outs_key("b", "f"), read_outs_key("a", "g")}
     assert len(keys) == 3
+
+
+def test_teachers_who_heard_other_words_in_another_script_make_no_label() -> None:
+    def label_of(read: str) -> Any:
+        row = label("u1", "Включи свет на кухне.")
+        found = second_labels(pa.Table.from_pylist([row], LABELS), {"u1": (read, 0.9)}, TEACHER, {"u1": "ru"}, BOTH)
+        return found.table.to_pylist()[0]
+
+    assert label_of("включи свет на кухне")["text"] == "включи свет на кухне"
+    other = label_of("закрой дверь")
+    assert not other["accepted"] and other["reason"].startswith("disputed")

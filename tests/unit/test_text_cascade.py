@@ -83,3 +83,24 @@ def test_a_perfect_transcript_has_no_error(said: str) -> None:
 )
 def test_capitals_of_a_transcriber_are_letters(written: str, spoken: str) -> None:
     assert from_transcriber(written) == spoken
+
+
+@pytest.mark.parametrize(
+    ("said", "written", "language"),
+    [
+        ("fünfzehn uhr", "15 Uhr.", "de"),
+        ("schön", "Schön!", "und"),
+        ("включи пять ламп", "Включи 5 ламп.", "ru"),
+        ("включи свет", "Включи свет.", "und"),
+        ("включи свет", "Включи свет.", "en"),  # told wrongly
+        ("five cafes", "5 cafés", "en-US"),
+        ("five cafes", "5 cafés", "und"),  # the reference is English
+    ],
+)
+def test_each_language_is_read_as_it_is_said(said: str, written: str, language: str) -> None:
+    assert fair_cascade(said, written, language) == said
+
+
+def test_a_transcript_in_another_script_than_was_said_stays_an_error() -> None:
+    assert fair_cascade("turn on", "включи") == "включи"
+    assert word_errors(["turn on"], [fair_cascade("turn on", "включи")]).errors == 2

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.text import normalise, problems_of, scoring_form
+from stages.text import UNKNOWN, as_said, normalise, problems_of, scoring_form
 
 WRITTEN = st.one_of(
     st.text(max_size=40),
@@ -116,3 +116,34 @@ def test_usable_text_has_no_problem(text: str, language: str) -> None:
 def test_scoring_unifies_okay_and_leaves_oh_and_zero_apart() -> None:
     assert scoring_form("OK, ok.") == scoring_form("okay okay")
     assert scoring_form("oh") != scoring_form("0")
+
+
+@pytest.mark.parametrize(
+    ("written", "spoken"),
+    [
+        ("Turn on 5 lights!", "turn on five lights"),  # a to z: as English
+        ("Включи 5 ламп IKEA!", "включи 5 ламп ikea"),
+        ("Fünfzehn Uhr", "fünfzehn uhr"),
+        ("fu\u0308nfzehn", "fünfzehn"),
+        ("रोशनी जलाओ", "रोशनी जलाओ"),
+        ("明かりをつけて。", "明かりをつけて"),
+        ("?!", ""),
+    ],
+)
+def test_where_nobody_told_the_language_the_letters_do(written: str, spoken: str) -> None:
+    assert normalise(written, UNKNOWN) == spoken
+    assert normalise(spoken, UNKNOWN) == spoken
+
+
+@settings(max_examples=500, deadline=None)
+@given(WRITTEN)
+def test_english_in_spoken_form_needs_no_language(text: str) -> None:
+    spoken = normalise(text)
+    assert scoring_form(spoken, UNKNOWN) == scoring_form(spoken, "en")
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(max_size=20), st.sampled_from(["en", "de", "ru", UNKNOWN]))
+def test_letters_never_come_to_nothing(text: str, language: str) -> None:
+    if any(char.isalpha() for char in text) and normalise(text, UNKNOWN):  # what stands in brackets is not said
+        assert as_said(text, language)
