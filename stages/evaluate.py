@@ -40,18 +40,21 @@ def evaluate_user(
 
     ``personal`` None means that the user has no adapter: the base speaks for the user.
     """
-    references = [item.text for item in held_out]
+    references, languages = [item.text for item in held_out], [item.language for item in held_out]
     frames = [item.frames for item in held_out]
     by_base = [base.text_of(output) for output in base.read(frames)]
     listener = personal or base
     outputs = listener.read(frames)
     heard = [listener.text_of(output) for output in outputs]
-    cascade = [None if item.cascade_text is None else fair_cascade(item.text, item.cascade_text) for item in held_out]
-    known = [(reference, text) for reference, text in zip(references, cascade, strict=True) if text is not None]
+    cascade = [
+        None if item.cascade_text is None else fair_cascade(item.text, item.cascade_text, item.language)
+        for item in held_out
+    ]
+    known = [told for told in zip(references, cascade, languages, strict=True) if told[1] is not None]
     found: dict[str, Any] = {
-        "base": _errors(references, by_base),
-        "personal": _errors(references, heard),
-        "cascade": _errors([reference for reference, _ in known], [text for _, text in known]) if known else None,
+        "base": asdict(word_errors(references, by_base, languages)),
+        "personal": asdict(word_errors(references, heard, languages)),
+        "cascade": asdict(word_errors(*zip(*known, strict=True))) if known else None,
         "test_utterances": len(held_out),
         "held_out_sha256": held_out_digest((item.utterance, item.text) for item in held_out),
     }
@@ -59,7 +62,7 @@ def evaluate_user(
     asked = list(range(min(settings.utterances, len(held_out))))
     replies: dict[str, list[str]] = {}
     if llm is not None and asked:
-        replies = _through_llm(llm, outputs, references, asked, settings, found)
+        replies = _through_llm(llm, outputs, held_out, asked, settings, found)
     if advance:
         advance(len(held_out))
     found["examples"] = [
@@ -100,15 +103,11 @@ def _over_time(
     }
 
 
-def _errors(references: Sequence[str], texts: Sequence[str]) -> dict[str, Any]:
-    return asdict(word_errors(list(references), list(texts)))
-
-
 @torch.inference_mode()
 def _through_llm(
     llm: Any,
     outputs: Sequence[Any],
-    references: Sequence[str],
+    held_out: Sequence[LabelledUtterance],
     asked: Sequence[int],
     settings: LlmSettings,
     found: dict[str, Any],
@@ -116,16 +115,16 @@ def _through_llm(
     """Repeat and answer, from audio and from the reference text, with the very same prompts."""
     model, tokenizer = llm
     audio = [outputs[index].soft_tokens for index in asked]
-    text = [injection.embed_text(model, tokenizer, references[index]) for index in asked]
+    text = [injection.embed_text(model, tokenizer, held_out[index].text) for index in asked]
     replies = {}
     for side, tokens in (("audio", audio), ("text", text)):
         repeat = [injection.repeat_prompt(model, tokenizer, item) for item in tokens]
         answer = [injection.answer_prompt(model, tokenizer, item, settings.answer) for item in tokens]
         replies[f"{side}_repeat"] = injection.generate_replies(model, tokenizer, repeat, settings.max_new_tokens)
         replies[f"{side}_answer"] = injection.generate_replies(model, tokenizer, answer, settings.max_new_tokens)
-    wanted = [references[index] for index in asked]
-    found["llm"] = _errors(wanted, replies["audio_repeat"])
-    found["reference_llm"] = _errors(wanted, replies["text_repeat"])
+    wanted, languages = [held_out[index].text for index in asked], [held_out[index].language for index in asked]
+    found["llm"] = asdict(word_errors(wanted, replies["audio_repeat"], languages))
+    found["reference_llm"] = asdict(word_errors(wanted, replies["text_repeat"], languages))
     found["llm_wer"] = found["llm"]["wer"]
     found["reference_llm_wer"] = found["reference_llm"]["wer"]
     found["llm_gap"] = found["llm_wer"] - found["reference_llm_wer"]

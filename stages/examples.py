@@ -12,6 +12,7 @@ import torch
 
 from stages.alignment.trainer import Example
 from stages.alignment.vocabulary import Vocabulary
+from stages.text import UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class LabelledUtterance:
     cascade_text: str | None  # the first teacher's transcript: what a cascade would hand to the LLM
     duration_s: float = 0.0
     audio_sha256: str = ""  # of the FLAC bytes in the shard
+    language: str = UNKNOWN  # told where the cascade's and the LLM's texts are compared with ``text``
 
 
 def join(features: pa.Table, labels: pa.Table, use: str = "personal") -> list[LabelledUtterance]:

@@ -25,7 +25,7 @@ def utterance_rows(
     """One row for each held-out utterance: what was said, what base and personal adapter read, errors, length."""
     rows = []
     for item, base, personal in zip(held_out, by_base, heard, strict=True):
-        before, after = word_errors([item.text], [base]), word_errors([item.text], [personal])
+        before, after = (word_errors([item.text], [text], item.language) for text in (base, personal))
         rows.append(
             {
                 "utterance": item.utterance,

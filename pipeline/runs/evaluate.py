@@ -164,10 +164,15 @@ def _record_user(context: Context, run: Any, cohort: str, user: str, found: dict
 
 
 def _held_out(context: Context, cohort: str) -> tuple[dict[str, Path], dict[str, list[Any]]]:
-    """Each user's adapter folder and the held-out utterances that its record names."""
+    """Each user's adapter folder and the held-out utterances that its record names, with their languages."""
+    from dataclasses import replace
+
+    from pipeline.runs.second_labels import languages_of
     from stages.alignment.record import read_record
     from stages.features import read_features
+    from stages.text import UNKNOWN
 
+    languages = languages_of(context, cohort)
     by_name = {item.utterance: item for item in load_labelled(context, [cohort], read_features)}
     folders, held_out = {}, {}
     for path in sorted(context.project.adapters(cohort).glob("*/adapter.json")):
@@ -178,7 +183,9 @@ def _held_out(context: Context, cohort: str) -> tuple[dict[str, Path], dict[str,
                 f"{path}: holds out {missing[0]}, which has no features or label now. Run `dvc repro personalize@{cohort}`."
             )
         folders[path.parent.name] = path.parent
-        held_out[path.parent.name] = [by_name[name] for name in record.held_out_utterances]
+        held_out[path.parent.name] = [
+            replace(by_name[name], language=languages.get(name, UNKNOWN)) for name in record.held_out_utterances
+        ]
     return folders, held_out
 
 
@@ -199,12 +206,14 @@ def _keys(
     from stages.alignment.adapter import SPELLER
     from stages.alignment.record import read_record
     from stages.models.identity import read_identity
+    from stages.text import a_to_z, language_code
 
     base: Any = read_record(context.project.base_adapter).weights_sha256
     if (context.project.base_adapter / SPELLER).is_dir():
         base = [base, read_record(context.project.base_adapter / SPELLER).weights_sha256]
     llm = str(read_identity(context.project.llm))
     guarding = [[item.cohort, item.user, item.utterance, item.text] for item in guard]
+    english = all(a_to_z(item.text) for item in guard)
     keys = {}
     for name, folder in folders.items():
         record = read_record(folder)
@@ -213,7 +222,11 @@ def _keys(
             for item in held_out[name]
         ]
         settings = context.settings.evaluate.model_dump()
-        keys[name] = sha256_json([EVALUATE_VERSION, base, record.weights_sha256, llm, settings, judged, guarding])
+        told = [EVALUATE_VERSION, base, record.weights_sha256, llm, settings, judged, guarding]
+        languages = [language_code(item.language) for item in held_out[name]]
+        if not (english and set(languages) <= {"en"}):  # figures of English alone are what they were without languages
+            told.append(languages)
+        keys[name] = sha256_json(told)
     return keys
 
 

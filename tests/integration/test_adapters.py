@@ -9,19 +9,23 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
 from pipeline.project import Project
+from pipeline.runs import evaluate
 from pipeline.tracking.registry import Registry, promote, standings
 from pipeline.tracking.rollback import Rollback, rollback
 from stages.atomic import sha256_file
 from stages.errors import InputError, TrackingError
+from stages.schema import INDEX, read_table, write_table
 from tests.helpers_adapters import (
     FAIR,
     GOOD,
     client_of,
     compute,
+    context_of,
     entry,
     set_params,
     tracker_of,
@@ -287,3 +291,24 @@ def test_a_port_that_nobody_listens_at_is_told_at_once(untracked: Project) -> No
         set_params(untracked, tracking={"uri": f"http://127.0.0.1:{probe.getsockname()[1]}"})
         with pytest.raises(TrackingError, match="Connection refused"):
             standings(tracker_of(untracked), ["home"])
+
+
+def test_who_speaks_another_language_is_judged_in_it_and_english_figures_stand(untracked: Project) -> None:
+    context, folder = context_of(untracked), untracked.cohort("home")
+
+    def keys(language: str) -> tuple[dict[str, str], set[str]]:
+        for path in folder.glob("index-*.parquet"):
+            table = read_table(path, INDEX)
+            column = pa.array([language] * len(table), pa.string())
+            table = table.set_column(table.column_names.index("language"), "language", column)
+            write_table(table, path)
+        folders, held_out = evaluate._held_out(context, "home")
+        spoken = {item.language for items in held_out.values() for item in items}
+        return evaluate._keys(context, folders, held_out, []), spoken
+
+    told = json.loads(untracked.evaluation("home").read_text(encoding="utf-8"))["users"]
+    judged = {user: found["key"] for user, found in told.items()}
+    assert keys("en") == (judged, {"en"})
+    assert keys("en-GB")[0] == judged
+    changed, spoken = keys("de")
+    assert spoken == {"de"} and not set(changed.values()) & set(judged.values())

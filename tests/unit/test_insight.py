@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stages import evaluate
 from stages.examples import LabelledUtterance
 from stages.insight import changed_weights, posteriors_over_time, utterance_rows
 from stages.layers import densities, layer_name, mean_densities
@@ -128,3 +129,24 @@ def test_a_listener_gives_posteriors_of_one_utterance_as_in_a_batch() -> None:
         path = posteriors.argmax(axis=1)
         merged = [int(c) for n, c in enumerate(path) if c and (n == 0 or path[n - 1] != c)]
         assert [column - 1 for column in merged] == read.rows
+
+
+def test_each_utterance_is_judged_in_its_language(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = np.zeros((3, 2), np.float16)
+    items = [
+        LabelledUtterance("u1", "ann", "home", "fünfzehn uhr", "human", frames, "15 Uhr.", language="de"),
+        LabelledUtterance("u2", "ann", "home", "включи пять ламп", "human", frames, "Включи 5 ламп.", language="ru"),
+        LabelledUtterance("u3", "ann", "home", "five cafes", "human", frames, "5 cafés.", language="en"),
+        LabelledUtterance("u4", "ann", "home", "stop", "human", frames, None),
+    ]
+
+    def reader(texts: list[str]) -> Any:
+        return SimpleNamespace(read=lambda frames: texts, text_of=str)
+
+    monkeypatch.setattr(evaluate, "_over_time", lambda *_: None)
+    base = reader(["fünfzehn uhr", "закрой дверь", "five cafes", "stop"])
+    found = evaluate.evaluate_user(base, None, items, None, evaluate.LlmSettings(0, 1, ""))
+    assert (found["base"]["word_errors"], found["base"]["word_total"]) == (3, 8)
+    assert (found["cascade"]["word_errors"], found["cascade"]["word_total"]) == (0, 7)
+    assert [row["base_errors"] for row in found["read"]] == [0, 3, 0, 0]
+    assert [one["cascade"] for one in found["examples"]] == ["fünfzehn uhr", "включи пять ламп", "five cafes", None]
