@@ -66,12 +66,12 @@ def correct(
     from jetson_agent.hearing import hear
     from jetson_agent.home import Home
     from stages.errors import InputError
-    from stages.text import normalise
+    from stages.text import as_said
 
-    said = normalise(text)
+    found = Home.open(home)
+    said = as_said(text, found.device.language)
     if not said:
         raise InputError(f"{text!r}: no word in it. Give what was said.")
-    found = Home.open(home)
     item = hear(found, file)
     found.replay.add(replace(item, text=said, source="correction"))
     typer.echo(f"heard {item.heard!r}, remembered {said!r}")

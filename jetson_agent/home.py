@@ -49,6 +49,7 @@ class Device:
     padding_s: float
     shelf: str = "shelf"  # the user's adapters for this base
     earlier: tuple[tuple[Path, str], ...] = ()  # bases before it with their shelves, newest first
+    language: str = "en"  # of what the user says; that of every device that was set up before this was told
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,11 @@ class Home:
         path = self.folder / "device.json"
         try:
             told = json.loads(path.read_text(encoding="utf-8"))
-            paths = {name: Path(told[name]) for name in ("encoder", "llm", "base")}
+            encoder, llm, base = (Path(told[name]) for name in ("encoder", "llm", "base"))
             earlier = tuple((Path(base), str(shelf)) for base, shelf in told.get("earlier", ()))
             padding_s, shelf = float(told["padding_s"]), str(told.get("shelf", "shelf"))
-            return Device(told["cohort"], told["user"], **paths, padding_s=padding_s, shelf=shelf, earlier=earlier)
+            language = str(told.get("language", "en"))
+            return Device(told["cohort"], told["user"], encoder, llm, base, padding_s, shelf, earlier, language)
         except FileNotFoundError:
             raise InputError(
                 f"{path}: not there. Set the device up: `edgealign-agent setup --project FOLDER --cohort NAME --user NAME`."
@@ -195,7 +197,8 @@ class Home:
         rule = {} if guard is None else {"guard_tolerance": float(guard)}
         self.enrol(server or str(tracking.get("uri") or ""), str(tracking.get("experiment") or "edgealign"), **rule)
         shelf = self._shelf_for(base, self.folder / cohort / user)
-        device = Device(cohort, user, models / "encoder", models / "llm", base, padding_s, shelf)
+        language = language_of(project, cohort, user)
+        device = Device(cohort, user, models / "encoder", models / "llm", base, padding_s, shelf, language=language)
         self.set_up(device, [item for item in held_out_of(project) if (item.cohort, item.user) != (cohort, user)])
         personal = project / "artifacts" / "adapters" / cohort / user
         if (personal / "adapter.json").is_file() and not self.shelf.history():
@@ -300,6 +303,25 @@ class Home:
             [item for item in found if (item.cohort, item.user) not in judging],
             [item for item in found if (item.cohort, item.user) in judging],
         )
+
+
+def language_of(project: Path, cohort: str, user: str) -> str:
+    """The language that a user speaks, by the project's recordings of the user, else the cohort's; unknown where they do not
+    tell one: a cohort that is not there, a user of several languages.
+    """
+    import yaml
+
+    from stages.schema import INDEX, read_table
+    from stages.text import UNKNOWN, language_code
+
+    folder, spoken = project / "data" / "cohorts" / cohort, set()
+    for path in folder.glob("index-*.parquet"):
+        rows = read_table(path, INDEX, ["user", "language"]).to_pylist()
+        spoken |= {language_code(row["language"]) for row in rows if row["user"] == user}
+    if not spoken and (folder / "cohort.yaml").is_file():
+        told = yaml.safe_load((folder / "cohort.yaml").read_text(encoding="utf-8"))
+        spoken = {language_code(str(told["language"]))}
+    return spoken.pop() if len(spoken) == 1 else UNKNOWN
 
 
 def held_out_of(project: Path) -> list[LabelledUtterance]:

@@ -18,7 +18,7 @@ from jetson_agent.serve.intake import Refused
 from jetson_agent.serve.learning import Learner, waiting
 from jetson_agent.storage import disk_full
 from stages.schema import SAMPLE_RATE_HZ
-from stages.text import normalise
+from stages.text import as_said
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +88,10 @@ class Conversation:
                 f"utterance {utterance!r} is not among the last {self._settings.recent} of this service: say it again, "
                 'or use `edgealign-agent correct FILE "TEXT"`',
             )
-        said = normalise(text)
+        engine = self._engine
+        said = as_said(text, engine.device.language)
         if not said:
             raise Refused(422, "no word is in the text: send what was said")
-        engine = self._engine
         try:
             await asyncio.to_thread(engine.replay.add, turn.remembered(said, "correction"))
         except OSError as error:

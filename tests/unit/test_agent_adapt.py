@@ -8,13 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from jetson_agent.home import Device, Home
+from jetson_agent.home import Device, Home, language_of
 from jetson_agent.replay import Remembered
 from jetson_agent.update import adapt
 from stages.alignment.adapter import read_record, save
 from stages.errors import InputError
+from stages.schema import INDEX, write_table
+from stages.text import UNKNOWN
 from tests.helpers_alignment import WORDS, spoken
 from tests.helpers_rollout import LEARN, correct, tell
 
@@ -133,3 +136,23 @@ def test_set_up_from_a_project_follows_its_server_and_keeps_adapters_of_another_
     found.shelf.take(tmp_path / "other", "learned", {"method": "replay"})
     assert found.setup(project, "home", "ann").shelf == f"shelf-{record.weights_sha256[:12]}"
     assert found.shelf.current() is None and len(found.history()) == 2
+
+
+def test_a_device_speaks_the_language_of_its_users_recordings(home: Home, tmp_path: Path) -> None:
+    assert home.device.language == "en"
+    told = json.loads((home.folder / "device.json").read_text())
+    del told["language"]  # set up by an older edgealign
+    (home.folder / "device.json").write_text(json.dumps(told))
+    assert home.device.language == "en"
+
+    folder = tmp_path / "data" / "cohorts" / "home"
+    folder.mkdir(parents=True)
+    assert language_of(tmp_path, "home", "ann") == UNKNOWN  # no such cohort
+    (folder / "cohort.yaml").write_text("language: de-AT\n")
+    empty = dict.fromkeys(INDEX.names)
+    rows = [
+        {**empty, "user": user, "language": spoken} for user, spoken in (("ann", "ru"), ("bob", "en"), ("bob", "fi"))
+    ]
+    write_table(pa.Table.from_pylist(rows, schema=INDEX), folder / "index-00000.parquet")
+    found = {user: language_of(tmp_path, "home", user) for user in ("ann", "bob", "new")}
+    assert found == {"ann": "ru", "bob": UNKNOWN, "new": "de"}

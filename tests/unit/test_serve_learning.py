@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jetson_agent.home import Home
+from jetson_agent.serve.engine import Turn
+from jetson_agent.serve.intake import Refused
 from jetson_agent.serve.learning import Learner
+from jetson_agent.serve.settings import ServeSettings
+from jetson_agent.serve.talk import Conversation
 from tests.helpers_rollout import correct
 
 
@@ -19,6 +27,8 @@ class Engine:
     def __init__(self, home: Home) -> None:
         self.home = home
         self.replay = home.replay
+        self.device = home.device
+        self.settings = ServeSettings()
         self.busy = False
         self.refreshed = 0
 
@@ -128,3 +138,26 @@ def test_the_end_of_the_service_does_not_wait_for_an_update(engine: Engine) -> N
 
 def test_it_takes_up_what_others_put_on_the_shelf(engine: Engine, learner: Learner) -> None:
     until(lambda: engine.refreshed >= 2)
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "kept"),
+    [
+        ("en", "Meet José at 5!", "meet jose at five"),
+        ("en", "Включи свет!", "включи свет"),  # set up before devices were told their language
+        ("ru", "Включи 5 ламп!", "включи пять ламп"),
+        ("de", "Fünfzehn Uhr.", "fünfzehn uhr"),
+        ("und", "Fünfzehn Uhr.", "fünfzehn uhr"),
+        ("und", "Turn on 5!", "turn on five"),
+    ],
+)
+def test_a_correction_is_kept_in_the_letters_of_its_language(home: Home, language: str, text: str, kept: str) -> None:
+    home._write_device(replace(home.device, language=language))
+    engine, samples = Engine(home), np.zeros(1600, np.float32)
+    heard = SimpleNamespace(text="heard", frames=np.zeros((5, 2)), read_out=SimpleNamespace(confidence=0.5))
+    talk = Conversation(engine, SimpleNamespace())  # type: ignore[arg-type]  # as far as a correction looks
+    talk._remember(Turn("u1", samples, heard, None, 0.0))  # type: ignore[arg-type]
+    assert asyncio.run(talk.correct("u1", text)).text == kept
+    assert [item.text for item in home.replay.items()] == [kept]
+    with pytest.raises(Refused, match="no word is in the text"):
+        asyncio.run(talk.correct("u1", "?!"))
