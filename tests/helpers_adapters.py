@@ -7,7 +7,7 @@ that an adapter of their own helps them; ``cid`` has the base's. Their runs wait
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from unittest import mock
 import yaml
 
 from pipeline.cluster.nodes import NodeInfo
-from pipeline.cluster.work import Result
+from pipeline.cluster.work import Failure, Result
 from pipeline.project import Project
 from pipeline.runs.common import Context
 from pipeline.settings import load_settings
@@ -82,12 +82,15 @@ def build(folder: Path, cohorts: Mapping[str, Mapping[str, float]] | None = None
     return project
 
 
-def compute(project: Project) -> None:
-    """The stages from ``second_labels`` to ``evaluate`` of every cohort, their workers in this process."""
+def compute(project: Project, lost: Collection[str] = ()) -> None:
+    """The stages from ``second_labels`` to ``evaluate`` of every cohort, their workers in this process.
+
+    ``lost``: users, as COHORT/USER, whose training dies with its worker.
+    """
     from pipeline.runs import evaluate, over_shards, personalize, second_labels
 
     context = context_of(project, Away())
-    with in_this_process(over_shards, personalize, evaluate):
+    with in_this_process(over_shards, personalize, evaluate, lost=lost):
         for cohort in context.settings.personal_cohorts:
             second_labels.run(context, cohort)
             personalize.run(context, cohort)
@@ -106,17 +109,24 @@ def judge_guard(project: Project, wer: float = 0.1, cohort: str = "home") -> Non
 
 
 @contextmanager
-def in_this_process(*modules: Any) -> Iterator[None]:
+def in_this_process(*modules: Any, lost: Collection[str] = ()) -> Iterator[None]:
+    """Work that the modules give to a cluster is done here; tasks that are described as one of ``lost`` fail."""
     node = NodeInfo("here", "virtual", "test", resources={"jetson": 1.0, "memory": 6e9})
 
     @contextmanager
     def connect(*arguments: Any) -> Iterator[Any]:
         yield SimpleNamespace(describe=lambda: "no cluster", nodes=lambda: [node])
 
-    def run_tasks(session: Any, function: Any, items: Any, placement: Any, *, on_result: Any, **_: Any) -> list[Any]:
+    def run_tasks(
+        session: Any, function: Any, items: Any, placement: Any, *, on_result: Any, describe: Any = str, **_: Any
+    ) -> list[Failure]:
+        failures = []
         for index, item in enumerate(items):
-            on_result(index, Result(function(*item), node, 1, 0.1))
-        return []
+            if describe(index) in lost:
+                failures.append(Failure(index, describe(index), "the worker died"))
+            else:
+                on_result(index, Result(function(*item), node, 1, 0.1))
+        return failures
 
     def run_actors(
         session: Any, actor: Any, arguments: Any, items: Any, placement: Any, *, on_result: Any, **_: Any

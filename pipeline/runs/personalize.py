@@ -30,7 +30,7 @@ class Job:
 
 
 def run(context: Context, cohort: str) -> None:
-    """Train the adapters that are missing or whose inputs changed; drop those of users who are gone."""
+    """Train the adapters that are missing or whose inputs changed; drop the old ones of these, and of users who are gone."""
     with recorded(context, "personalize", cohort, context.settings.personalize.method) as run:
         _run(context, cohort, run)
 
@@ -43,11 +43,13 @@ def _run(context: Context, cohort: str, run: Any) -> None:
     jobs, skipped = plan(context, cohort, vocabulary, record)
     folder = project.adapters(cohort)
     folder.mkdir(parents=True, exist_ok=True)
+    todo = [job for job in jobs if _key_of(folder / job.user) != job.key]
+    # whom training fails has no adapter then: one of before would be judged as if it were of these settings and this base
+    standing = {job.user for job in jobs} - {job.user for job in todo}
     for stale in folder.iterdir():
-        if stale.is_dir() and stale.name not in {job.user for job in jobs}:
+        if stale.is_dir() and stale.name not in standing:
             shutil.rmtree(stale)
     write_json(folder / "skipped.json", skipped)
-    todo = [job for job in jobs if _key_of(folder / job.user) != job.key]
     log.info("personalize@%s: %d of %d user(s) to train, %d skipped", cohort, len(todo), len(jobs), len(skipped))
     for user, reason in skipped.items():
         log.warning("personalize@%s: %s gets no adapter: %s", cohort, user, reason)

@@ -190,6 +190,21 @@ def test_a_rollback_swaps_the_aliases_and_promote_does_not_undo_it(project: Proj
     assert "withdrawn" not in client.get_model_version(ANN, "2").tags
 
 
+def test_no_old_adapter_stands_in_for_one_whose_training_failed(untracked: Project) -> None:
+    folder = untracked.adapters("home")
+    before = {user: (folder / user / "adapter.json").read_bytes() for user in ("ann", "bob", "cid")}
+    compute(untracked, lost=["home/ann"])
+    assert (folder / "ann" / "adapter.json").read_bytes() == before["ann"]  # its key still fits: nothing was to train
+    set_params(untracked, personalize=GOOD)
+    compute(untracked, lost=["home/ann"])
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["bob", "cid"]
+    assert (folder / "bob" / "adapter.json").read_bytes() != before["bob"]
+    judged = json.loads(untracked.evaluation("home").read_text(encoding="utf-8"))
+    assert sorted(judged["users"]) == ["bob", "cid"]
+    compute(untracked)  # tried again, it trains: what was lost does not count as done
+    assert entry(untracked, "ann")["adapter_sha256"] != json.loads(before["ann"])["weights_sha256"]
+
+
 def test_a_dry_run_registers_nothing(project: Project) -> None:
     ann, bob, cid = promote(tracker_of(project), "home", dry_run=True)
     assert [list(one.broken) for one in (ann, bob, cid)] == [[], [], ["better"]]
