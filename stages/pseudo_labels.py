@@ -43,6 +43,9 @@ MAX_DURATION_S = 30.0
 UNSURE, REPETITION, TOO_FAST = "unsure", "repetition", "too fast"
 """Kinds of reasons, before the colon, that concern the transcriber's text alone: another teacher may know better."""
 
+NO_TRANSCRIPT = "no transcript: the transcriber could not take the recording"
+NOT_TRANSCRIBED = "not transcribed: the work on its shard failed"
+
 MAX_COMPRESSION = 2.4  # faster-whisper's own threshold for a looping decoder
 
 
@@ -196,14 +199,19 @@ def _cannot_be_heard(item: ShardItem, teacher: Teacher) -> str:
     return ""
 
 
-def label_table(shard: Path, transcripts: Path, rules: Rules) -> pa.Table:
-    """Labels of a shard's utterances (schema LABELS) from human transcripts, else from what the teachers heard."""
-    heard = {row["utterance"]: row for row in read_table(transcripts, TRANSCRIPTS).to_pylist()}
-    rows = [_label(item, heard.get(item.utterance), rules) for item in iter_shard(shard) if not item.problem]
+def label_table(shard: Path, transcripts: Path | None, rules: Rules) -> pa.Table:
+    """Labels of a shard's utterances (schema LABELS) from human transcripts, else from what the teachers heard.
+
+    ``transcripts`` None: the shard could not be transcribed. People's transcripts need no teacher; the others are rejected.
+    Raises InputError where a file cannot be read.
+    """
+    found = read_table(transcripts, TRANSCRIPTS).to_pylist() if transcripts else []
+    heard, unheard = {row["utterance"]: row for row in found}, NO_TRANSCRIPT if transcripts else NOT_TRANSCRIBED
+    rows = [_label(item, heard.get(item.utterance), rules, unheard) for item in iter_shard(shard) if not item.problem]
     return pa.Table.from_pylist(rows, schema=LABELS)
 
 
-def _label(item: ShardItem, heard: dict[str, Any] | None, rules: Rules) -> dict[str, Any]:
+def _label(item: ShardItem, heard: dict[str, Any] | None, rules: Rules, unheard: str) -> dict[str, Any]:
     teachers = heard["teachers"] if heard else []
     row = {"utterance": item.utterance, "user": item.user, "teachers": teachers}
     human = item.text is not None
@@ -212,7 +220,8 @@ def _label(item: ShardItem, heard: dict[str, Any] | None, rules: Rules) -> dict[
     else:
         text = teachers[0]["text"] if teachers else ""
         confidence = teachers[0]["score"] if teachers else 0.0
-        reason = _rejection(from_transcriber(text, item.language), confidence, heard, item.duration_s, rules)
+        said = from_transcriber(text, item.language)
+        reason = _rejection(said, confidence, heard, item.duration_s, rules) if heard else unheard
     reason = refusal(item.consent, "personal") or reason or problems_of(text, item.language) or ""
     spoken = normalise if human else from_transcriber
     return {
@@ -226,10 +235,8 @@ def _label(item: ShardItem, heard: dict[str, Any] | None, rules: Rules) -> dict[
     }
 
 
-def _rejection(spoken: str, confidence: float, heard: dict[str, Any] | None, duration_s: float, rules: Rules) -> str:
+def _rejection(spoken: str, confidence: float, heard: dict[str, Any], duration_s: float, rules: Rules) -> str:
     """Why a pseudo-label, in spoken form, is not trusted; empty where it is."""
-    if heard is None:
-        return "no transcript: the transcriber could not take the recording"
     if heard["no_speech"] > rules.max_no_speech:
         return f"no speech: probability {heard['no_speech']:.2f}, at most {rules.max_no_speech:g} is accepted"
     if confidence < rules.min_confidence:

@@ -101,9 +101,12 @@ def read_frames(
     return Reader(teacher, threads).read(frames, batch)
 
 
-def read_outs_key(teacher: str, features_key: str) -> str:
-    """Hex SHA-256 of everything that changes what an adapter, named by its weights' hash, reads in a shard's features."""
-    return sha256_json([READ_OUTS_VERSION, teacher, features_key])
+def read_outs_key(teacher: str, features_key: str, asked: Collection[str]) -> str:
+    """Hex SHA-256 of everything that changes what an adapter, named by its weights' hash, reads in a shard's features.
+
+    ``asked``: the shard's utterances that it is asked about. Each of them has a row, so that a table tells them itself.
+    """
+    return sha256_json([READ_OUTS_VERSION, teacher, features_key, sorted(asked)])
 
 
 def asked_of(labels: pa.Table) -> set[str]:

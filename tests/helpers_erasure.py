@@ -164,10 +164,14 @@ def transcript_key(project: Project, digest: str) -> str:
     return transcripts_key(digest, settings.models.transcriber, settings.pseudo_labels.beam_size, True)
 
 
-def read_key(project: Project, digest: str) -> str:
+def read_key(project: Project, shard: Path) -> str:
+    """Of what the adapter reads in a shard as it is: whatever nobody transcribed."""
+    from stages.atomic import sha256_file
     from stages.second_labels import read_outs_key
+    from stages.shards import iter_shard
 
-    return read_outs_key(TEACHER, feature_key(project, digest))
+    asked = [item.utterance for item in iter_shard(shard) if item.text is None]
+    return read_outs_key(TEACHER, feature_key(project, sha256_file(shard)), asked)
 
 
 def write_tables(project: Project, cohort: str) -> tuple[Any, dict[str, str]]:
@@ -235,7 +239,7 @@ def write_tables(project: Project, cohort: str) -> tuple[Any, dict[str, str]]:
             for item in iter_shard(shard)
             if item.text is None
         ]
-        meta = {"key": read_key(project, digest), "teacher": TEACHER}
+        meta = {"key": read_key(project, shard), "teacher": TEACHER}
         write_table(pa.Table.from_pylist(read, READ_OUTS), project.read_outs(cohort) / path.name, meta)
     table = pa.concat_tables(labels).sort_by("utterance")
     write_table(table, project.labels(cohort))

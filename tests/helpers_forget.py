@@ -226,7 +226,7 @@ def pending(world: World) -> list[Path]:
         heard = {shard: transcript_key(world.project, sha256_file(shard)) for shard in shards}
         todo += pending_shards(world.project.features(cohort), features)
         todo += pending_shards(world.project.transcripts(cohort), heard)
-        read = {shard: read_key(world.project, sha256_file(shard)) for shard in shards}
+        read = {shard: read_key(world.project, shard) for shard in shards}
         todo += pending_shards(world.project.read_outs(cohort), read)
     return todo
 

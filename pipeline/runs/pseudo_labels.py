@@ -15,6 +15,7 @@ from pipeline.runs.common import Context, log, pending_shards
 from pipeline.runs.over_shards import over_shards
 from pipeline.runs.recorded import recorded
 from stages.atomic import sha256_file
+from stages.errors import InputError
 from stages.schema import LABELS, write_table
 
 
@@ -69,6 +70,11 @@ def _run(context: Context, cohort: str, run: Any) -> None:
         transcripts = folder / f"{shard.stem}.parquet"
         if transcripts.is_file():
             tables.append(label_table(shard, transcripts, rules))
+            continue
+        try:  # its work failed, and was told; what people transcribed is a label all the same
+            tables.append(label_table(shard, None, rules))
+        except InputError as error:  # and may have failed since nobody can read the shard
+            log.warning("pseudo_labels@%s: no labels of %s: %s", cohort, shard.name, error)
     table = pa.concat_tables(tables) if tables else LABELS.empty_table()
     table = table.sort_by("utterance")
     write_table(table, context.project.labels(cohort))

@@ -99,13 +99,14 @@ def _read(context: Context, cohort: str, asked: set[str], run: Any) -> tuple[Any
     if not shards:
         raise InputError(f"{project.features(cohort)}: no features there. Run `dvc repro features@{cohort}`.")
     folder = project.read_outs(cohort)
-    keys = {shard: read_outs_key(teacher.name, _key_of(shard)) for shard in shards}
+    of_shard = {shard: _asked_of(shard, asked) for shard in shards}
+    keys = {shard: read_outs_key(teacher.name, _key_of(shard), of_shard[shard]) for shard in shards}
 
     def keep(shard: Path, table: Any, problems: list[Any] | None = None) -> None:
         write_table(table, folder / shard.name, {"key": keys[shard], "teacher": teacher.name})
 
     pending = pending_shards(folder, keys)
-    todo = {shard: count for shard in pending if (count := _count(shard, asked))}
+    todo = {shard: len(of_shard[shard]) for shard in pending if of_shard[shard]}
     for shard in pending:
         if shard not in todo:
             keep(shard, READ_OUTS.empty_table())
@@ -128,8 +129,8 @@ def _key_of(features: Path) -> str:
     return read_metadata(features).get("key") or sha256_file(features)
 
 
-def _count(features: Path, asked: set[str]) -> int:
-    """How many of a shard's utterances are asked about."""
+def _asked_of(features: Path, asked: set[str]) -> set[str]:
+    """Those of a shard's utterances that are asked about."""
     import pyarrow.parquet as parquet
 
-    return sum(name in asked for name in parquet.read_table(features, columns=["utterance"])[0].to_pylist())
+    return asked.intersection(parquet.read_table(features, columns=["utterance"])[0].to_pylist())

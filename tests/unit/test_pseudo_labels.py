@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 from helpers_models import tone
 
+from pipeline.project import Project
+from stages.agreement import ADAPTER, AgreementRules
 from stages.atomic import sha256_bytes
 from stages.audio import encode_flac
 from stages.examples import join
@@ -23,8 +26,10 @@ from stages.pseudo_labels import (
     transcribe_shard,
     transcripts_key,
 )
-from stages.schema import LABELS, write_table
+from stages.schema import LABELS, read_table, write_table
 from stages.shards import ShardItem, write_shards
+from tests.helpers_adapters import Away, context_of
+from tests.helpers_cohorts import make_project
 
 GRANTED = {"granted": True, "scope": "all", "date": None}
 SURE = Transcript("Turn on the lights.", 0.9, 0.1, 1.0)
@@ -178,6 +183,66 @@ def test_told_utterances_are_passed_over_where_asked(tmp_path: Path) -> None:
     seen: list[int] = []
     table, problems = transcribe_shard(shard, Saying(), False, seen.append)
     assert (table["utterance"].to_pylist(), problems, sum(seen)) == (["u2"], [], 2)
+
+
+def test_a_shard_that_was_not_transcribed_keeps_its_human_labels(tmp_path: Path) -> None:
+    withheld = item("u3", consent={"granted": False, "scope": "all"})
+    shard = write_shards([item("u1", text="Yes!"), item("u2"), withheld], tmp_path)[0]
+    told, untold, refused = label_table(shard, None, Rules()).to_pylist()
+    assert (told["text"], told["source"], told["accepted"], told["teachers"]) == ("yes", "human", True, [])
+    assert (untold["text"], untold["source"], untold["accepted"]) == (None, "pseudo", False)
+    assert untold["reason"].split(":")[0] == "not transcribed"
+    assert refused["reason"].split(":")[0] == "no consent"
+
+
+def test_labels_of_all_shards_are_written_where_one_could_not_be_transcribed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second shard's work fails; the third one is no tar, so that nothing at all is known of it."""
+    from pipeline.runs import pseudo_labels as stage
+    from stages.second_labels import asked_of, second_labels
+
+    project = project_with(tmp_path, [item("u1", text="yes"), item("u2"), item("u3", text="no"), item("u4")])
+    (project.cohort("c") / "shard-00002.tar").write_bytes(b"no tar" * 200)
+    monkeypatch.setattr(stage, "over_shards", transcribing_only("shard-00000.tar"))
+    stage.run(context_of(project, Away()), "c")
+    labels = read_table(project.labels("c"), LABELS)
+    rows = {row["utterance"]: row for row in labels.to_pylist()}
+    assert {name: row["accepted"] for name, row in rows.items()} == {"u1": True, "u2": True, "u3": True, "u4": False}
+    assert rows["u3"]["text"] == "no"
+    assert "no labels of shard-00002.tar" in caplog.text
+    # downstream: the adapter is asked, and alone it gives no label; what people said stands
+    assert asked_of(labels) == {"u2", "u4"}
+    read = dict.fromkeys(("u2", "u4"), ("turn on the lights", 0.9))
+    after = second_labels(labels, read, "adapter", {}, AgreementRules(alone={ADAPTER: 0.5})).table.to_pylist()
+    assert [(row["accepted"], row["reason"].split(":")[0]) for row in after] == [(True, "")] * 3 + [
+        (False, "not transcribed")
+    ]
+
+
+def project_with(folder: Path, items: list[ShardItem]) -> Project:
+    """A project whose cohort ``c`` holds the items, two in a shard."""
+    project = make_project(folder)
+    path = project.root / "params.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content |= {"cohorts": ["c"], "base_cohorts": [], "personal_cohorts": ["c"]}
+    content["pseudo_labels"]["untold_only"] = []
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    project.cohort("c").mkdir(parents=True)
+    write_shards(items, project.cohort("c"), max_items=2)
+    return project
+
+
+def transcribing_only(*names: str) -> Any:
+    """In place of ``over_shards``: the shards of these names are transcribed, the work on others fails."""
+
+    def over_shards(context: Any, stage: str, todo: list[Path], *told: Any) -> None:
+        *_, keep, _run = told
+        for shard in todo:
+            if shard.name in names:
+                keep(shard, *transcribe_shard(shard, Saying(), True))
+
+    return over_shards
 
 
 def test_broken_audio_is_a_problem_and_the_others_go_on(tmp_path: Path) -> None:

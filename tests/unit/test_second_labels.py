@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -22,7 +23,9 @@ from stages.second_labels import (
     read_shard,
     second_labels,
 )
+from tests.helpers_adapters import Away, context_of, in_this_process
 from tests.helpers_alignment import CONFIG, WORDS, rows, spoken, train_config
+from tests.helpers_cohorts import make_project
 
 TEACHER = "embedlink@1"
 BOTH = AgreementRules()
@@ -281,9 +284,33 @@ def test_a_plain_function_reads_the_same(tmp_path: Path, teacher: AdapterTeacher
     assert read_frames(teacher, frames, 2) == Reader(teacher).read(frames, 2)
 
 
-def test_the_key_covers_teacher_and_features() -> None:
-    keys = {read_outs_key("a", "f"), read_outs_key("b", "f"), read_outs_key("a", "g")}
-    assert len(keys) == 3
+def test_the_key_covers_teacher_features_and_what_is_asked() -> None:
+    told = [("a", "f", ["u"]), ("b", "f", ["u"]), ("a", "g", ["u"]), ("a", "f", []), ("a", "f", ["u", "v"])]
+    assert len({read_outs_key(*one) for one in told}) == 5
+    assert read_outs_key("a", "f", {"v", "u"}) == read_outs_key("a", "f", ["u", "v"])  # in whatever order
+
+
+def test_what_could_not_be_asked_about_is_read_once_it_can_be(
+    tmp_path: Path, teacher: AdapterTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard was not transcribed, so that it had nothing to ask; what was kept of it then must not stand for an answer."""
+    from pipeline.runs import over_shards
+    from pipeline.runs import second_labels as stage
+
+    project = make_project(tmp_path)
+    features(project.features("c"))
+    monkeypatch.setattr(AdapterTeacher, "load", lambda *folders: teacher)
+    context, run = context_of(project, Away()), SimpleNamespace(metrics=dict, tags=dict)
+    names = [example.utterance for example in spoken(5, seed=5)]
+    with in_this_process(over_shards):
+        assert stage._read(context, "c", {"in another shard"}, run)[1] == {}
+        assert set(stage._read(context, "c", set(names), run)[1]) == set(names)
+
+    def read_again(*_: Any) -> None:
+        raise AssertionError("it was read before")
+
+    monkeypatch.setattr(stage, "over_shards", read_again)
+    assert set(stage._read(context, "c", set(names), run)[1]) == set(names)
 
 
 def test_teachers_who_heard_other_words_in_another_script_make_no_label() -> None:

@@ -70,15 +70,26 @@ def _erase_shard_tables(erasure: Erasure, settings: Settings, cohort: str, match
         def transcript_key(digest: str) -> str:
             return transcripts_key(digest, settings.models.transcriber, pseudo.beam_size, told_too, pseudo.prompt)
 
-        def read_key(digest: str, teacher: str = read_metadata(read_outs).get("teacher", "")) -> str:
-            return read_outs_key(teacher, feature_key(digest))
+        def read_key(digest: str, asked: list[str], teacher: str = read_metadata(read_outs).get("teacher", "")) -> str:
+            return read_outs_key(teacher, feature_key(digest), asked)
 
+        was_asked, is_asked = _utterances(read_outs, matcher, cohort)
         _rewrite_table(features, FEATURES, matcher, cohort, {feature_key(old): feature_key(now)})
-        _rewrite_table(read_outs, READ_OUTS, matcher, cohort, {read_key(old): read_key(now)})
+        _rewrite_table(read_outs, READ_OUTS, matcher, cohort, {read_key(old, was_asked): read_key(now, is_asked)})
         _rewrite_table(transcripts, TRANSCRIPTS, matcher, cohort, {transcript_key(old): transcript_key(now)})
     there = project.cohort(cohort).is_dir()
     for labels in (project.labels(cohort), project.second_labels(cohort)):
         _rewrite_table(labels, LABELS, matcher, cohort, {}, of_others=there)
+
+
+def _utterances(path: Path, matcher: Matcher, cohort: str) -> tuple[list[str], list[str]]:
+    """Those of a table with what a teacher read, and those of them that are not the person's; none of one to be made anew."""
+    try:
+        table = read_table(path, READ_OUTS)
+    except InputError:
+        return [], []
+    before, after = (one.column("utterance").to_pylist() for one in (table, drop_rows(table, matcher, cohort)))
+    return before, after
 
 
 def _rewrite_table(
