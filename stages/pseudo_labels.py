@@ -71,6 +71,11 @@ class Teacher(Protocol):
         """(n,) float32 at 16 kHz -> what was heard."""
 
 
+def transcriber_identity(folder: Path) -> str:
+    """What labels and keys call a transcriber: by its weights, for a folder or a package may hold others tomorrow."""
+    return f"faster-whisper@{sha256_file(folder / 'model.bin')[:16]}"
+
+
 class Transcriber:
     """faster-whisper on the CPU or GPU that CTranslate2 finds; the same audio gives the same transcript."""
 
@@ -85,7 +90,7 @@ class Transcriber:
         precision = "float16" if device == "cuda" else "float32"
         self.model = WhisperModel(model, device=device, compute_type=precision, cpu_threads=threads)
         self.beam_size, self.prompt = beam_size, prompt
-        self.identity = f"faster-whisper@{sha256_file(Path(model) / 'model.bin')[:16]}"
+        self.identity = transcriber_identity(Path(model))
 
     def speaks(self, language: str) -> bool:
         """Whether the model knows the language, by its ISO 639-1 code with or without a region."""
@@ -143,7 +148,7 @@ def labels_key(transcripts_keys: Sequence[str], rules: Rules) -> str:
 
 
 def transcripts_key(shard_sha256: str, transcriber: str, beam_size: int, told_too: bool, prompt: str = "") -> str:
-    """Hex SHA-256 of everything that changes a shard's transcripts."""
+    """Hex SHA-256 of everything that changes a shard's transcripts. ``transcriber``: its identity, not its name."""
     told = [TRANSCRIPTS_VERSION, shard_sha256, transcriber, beam_size, told_too]
     return sha256_json([*told, prompt] if prompt else told)
 

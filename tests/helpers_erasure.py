@@ -35,6 +35,7 @@ COHORTS = {
 }
 ENCODER_WIDTH = 12
 TEACHER = "embedlink@0123456789abcdef"
+TRANSCRIBER = "faster-whisper@0123456789abcdef"
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def transcript_key(project: Project, digest: str) -> str:
     from stages.pseudo_labels import transcripts_key
 
     settings = load_settings(project.root)
-    return transcripts_key(digest, settings.models.transcriber, settings.pseudo_labels.beam_size, True)
+    return transcripts_key(digest, TRANSCRIBER, settings.pseudo_labels.beam_size, True)
 
 
 def read_key(project: Project, shard: Path) -> str:
@@ -227,7 +228,8 @@ def write_tables(project: Project, cohort: str) -> tuple[Any, dict[str, str]]:
         table = pa.Table.from_pylist(rows, FEATURES)
         write_shard_features(table, path, feature_key(project, digest), identity, problems)
         transcripts = project.transcripts(cohort) / path.name
-        write_table(pa.Table.from_pylist(heard, TRANSCRIPTS), transcripts, {"key": transcript_key(project, digest)})
+        made_from = {"key": transcript_key(project, digest), "transcriber": TRANSCRIBER}
+        write_table(pa.Table.from_pylist(heard, TRANSCRIPTS), transcripts, made_from)
         labels.append(label_table(shard, transcripts, Rules()))
         read = [
             {

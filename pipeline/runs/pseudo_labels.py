@@ -45,7 +45,8 @@ def run(context: Context, cohort: str) -> None:
 def _run(context: Context, cohort: str, run: Any) -> None:
     import pyarrow as pa
 
-    from stages.pseudo_labels import Rules, label_table, transcripts_key
+    from stages.models.prepare import locate_transcriber
+    from stages.pseudo_labels import Rules, label_table, transcriber_identity, transcripts_key
 
     settings = context.settings.pseudo_labels
     rules = Rules(
@@ -55,16 +56,17 @@ def _run(context: Context, cohort: str, run: Any) -> None:
     )
     shards = context.shards(cohort)
     folder = context.project.transcripts(cohort)
-    model = context.settings.models.transcriber
+    teacher = transcriber_identity(locate_transcriber(context.settings.models.transcriber))
     told_too = cohort not in settings.untold_only
-    told = (model, settings.beam_size, told_too, settings.prompt)
+    told = (teacher, settings.beam_size, told_too, settings.prompt)
     keys = {shard: transcripts_key(sha256_file(shard), *told) for shard in shards}
     todo = pending_shards(folder, keys)
     log.info("pseudo_labels@%s: %d of %d shard(s) to transcribe", cohort, len(todo), len(shards))
-    run.params({"pseudo_labels": settings.model_dump(), "transcriber": model})
+    run.params({"pseudo_labels": settings.model_dump(), "transcriber": context.settings.models.transcriber})
+    run.tags({"transcriber": teacher})
     run.metrics({"shards": len(shards), "shards_computed": len(todo)})
     if todo:
-        _transcribe(context, cohort, todo, keys, told_too, run)
+        _transcribe(context, cohort, todo, keys, teacher, run)
     tables = []
     for shard in shards:
         transcripts = folder / f"{shard.stem}.parquet"
@@ -81,16 +83,15 @@ def _run(context: Context, cohort: str, run: Any) -> None:
     tell_labels(f"pseudo_labels@{cohort}", table, run)
 
 
-def _transcribe(
-    context: Context, cohort: str, todo: list[Path], keys: dict[Path, str], told_too: bool, run: Any
-) -> None:
+def _transcribe(context: Context, cohort: str, todo: list[Path], keys: dict[Path, str], teacher: str, run: Any) -> None:
     settings = context.settings.pseudo_labels
 
     def keep(shard: Path, table: Any, problems: list[Any]) -> None:
-        write_table(table, context.project.transcripts(cohort) / f"{shard.stem}.parquet", {"key": keys[shard]})
+        made_from = {"key": keys[shard], "transcriber": teacher}
+        write_table(table, context.project.transcripts(cohort) / f"{shard.stem}.parquet", made_from)
 
     loaded = (context.settings.models.transcriber, settings.beam_size, 1, settings.prompt)
-    stage = f"pseudo_labels@{cohort}"
+    stage, told_too = f"pseudo_labels@{cohort}", cohort not in settings.untold_only
     over_shards(context, stage, todo, TranscriptWorker, loaded, told_too, settings.workers, keep, run)
 
 

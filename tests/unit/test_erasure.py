@@ -22,7 +22,18 @@ from pipeline.project import Project
 from stages.atomic import write_json
 from stages.errors import EdgealignError, InputError
 from tests.helpers_cohorts import make_project
-from tests.helpers_erasure import SLUG, TEACHER, WORDS, World, read_key, write_cohort, write_models, write_tables
+from tests.helpers_erasure import (
+    SLUG,
+    TEACHER,
+    TRANSCRIBER,
+    WORDS,
+    World,
+    read_key,
+    transcript_key,
+    write_cohort,
+    write_models,
+    write_tables,
+)
 from tests.helpers_person import item, matcher, person
 from tests.helpers_traces import Traces, search
 
@@ -260,6 +271,7 @@ def test_what_was_heard_of_the_person_goes_and_that_of_others_stays_valid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No reading is done again for the others: their rows stay, under the key of the shard as it is now."""
+    from stages.atomic import sha256_file
     from stages.schema import LABELS, READ_OUTS, read_metadata, read_table
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
@@ -281,6 +293,8 @@ def test_what_was_heard_of_the_person_goes_and_that_of_others_stays_valid(
     for shard in sorted(project.cohort("home").glob("shard-*.tar")):
         meta = read_metadata(project.read_outs("home") / f"{shard.stem}.parquet")
         assert meta == {"key": read_key(project, shard), "teacher": TEACHER}
+        heard = read_metadata(project.transcripts("home") / f"{shard.stem}.parquet")
+        assert heard == {"key": transcript_key(project, sha256_file(shard)), "transcriber": TRANSCRIBER}
     for path in (project.labels("home"), project.second_labels("home")):
         assert {row["user"] for row in read_table(path, LABELS).to_pylist()} == {"ann", "bob", "zoe"}
 

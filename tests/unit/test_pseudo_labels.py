@@ -220,13 +220,35 @@ def test_labels_of_all_shards_are_written_where_one_could_not_be_transcribed(
     ]
 
 
+def test_other_weights_in_the_same_folder_transcribe_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is loaded here to know that: the workers get the name."""
+    from pipeline.runs import pseudo_labels as stage
+
+    project = project_with(tmp_path, [item("u1"), item("u2")])
+    todo: list[int] = []
+
+    def over_shards(*told: Any) -> None:
+        todo.append(len(told[2]))
+        assert told[4][0] == str(tmp_path / "whisper")
+        transcribing_only("shard-00000.tar")(*told)
+
+    monkeypatch.setattr(stage, "over_shards", over_shards)
+    for weights in (b"some", b"some", b"others"):
+        (tmp_path / "whisper" / "model.bin").write_bytes(weights)
+        stage.run(context_of(project, Away()), "c")
+    assert todo == [1, 1]
+
+
 def project_with(folder: Path, items: list[ShardItem]) -> Project:
-    """A project whose cohort ``c`` holds the items, two in a shard."""
+    """A project whose cohort ``c`` holds the items, two in a shard, and whose transcriber is a folder that cannot be loaded."""
     project = make_project(folder)
     path = project.root / "params.yaml"
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     content |= {"cohorts": ["c"], "base_cohorts": [], "personal_cohorts": ["c"]}
     content["pseudo_labels"]["untold_only"] = []
+    content["models"]["transcriber"] = str(folder / "whisper")
+    (folder / "whisper").mkdir()
+    (folder / "whisper" / "model.bin").write_bytes(b"weights")
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     project.cohort("c").mkdir(parents=True)
     write_shards(items, project.cohort("c"), max_items=2)

@@ -67,8 +67,8 @@ def _erase_shard_tables(erasure: Erasure, settings: Settings, cohort: str, match
         def feature_key(digest: str, encoder: str = meta.get("encoder", "")) -> str:
             return features_key(encoder, digest, settings.features.padding_s, settings.features.max_duration_s)
 
-        def transcript_key(digest: str) -> str:
-            return transcripts_key(digest, settings.models.transcriber, pseudo.beam_size, told_too, pseudo.prompt)
+        def transcript_key(digest: str, teacher: str = read_metadata(transcripts).get("transcriber", "")) -> str:
+            return transcripts_key(digest, teacher, pseudo.beam_size, told_too, pseudo.prompt)
 
         def read_key(digest: str, asked: list[str], teacher: str = read_metadata(read_outs).get("teacher", "")) -> str:
             return read_outs_key(teacher, feature_key(digest), asked)
