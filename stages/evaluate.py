@@ -59,9 +59,10 @@ def evaluate_user(
         "held_out_sha256": held_out_digest((item.utterance, item.text) for item in held_out),
     }
     found["cascade_wer"] = found["cascade"]["wer"] if known else None
-    asked = list(range(min(settings.utterances, len(held_out))))
+    asked = list(range(min(settings.utterances, len(held_out)))) if llm is not None else []
+    found["llm_utterances"] = len(asked)
     replies: dict[str, list[str]] = {}
-    if llm is not None and asked:
+    if asked:
         replies = _through_llm(llm, outputs, held_out, asked, settings, found)
     if advance:
         advance(len(held_out))
@@ -158,7 +159,12 @@ def pool(users: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if together["llm_wer"] is not None and together["reference_llm_wer"] is not None:
         together["llm_gap"] = together["llm_wer"] - together["reference_llm_wer"]
     for name in ("response_agreement", "response_kl"):
-        known = [(user[name], user["test_utterances"]) for user in users.values() if user.get(name) is not None]
+        # each is a mean over what the LLM was asked; an evaluation of before, which an erasure pools, does not tell that
+        known = [
+            (user[name], user.get("llm_utterances", user["test_utterances"]))
+            for user in users.values()
+            if user.get(name) is not None
+        ]
         total = sum(weight for _, weight in known)
         together[name] = sum(value * weight for value, weight in known) / total if total else None
     return together

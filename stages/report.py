@@ -32,7 +32,10 @@ POOLED = (
     "response_agreement",
     "response_kl",
 )
-"""Figures about held-out speech; over users and cohorts they are pooled by evaluate, else weighted by test utterances."""
+"""Figures about held-out speech; over users they are pooled by evaluate, else weighted, see ``_weight``."""
+
+OF_LLM = ("llm_wer", "reference_llm_wer", "llm_gap", "response_agreement", "response_kl")
+"""Those of them that only the utterances tell that the LLM was asked about."""
 
 COSTS = ("train_seconds", "utterances", "trainable_parameters", "adapter_bytes", "peak_rss_bytes", "bytes_exchanged")
 """Figures about training one adapter; ``utterances`` counts those that trained it."""
@@ -55,13 +58,20 @@ def weighted_mean(pairs: Iterable[tuple[Any, Any]]) -> float | None:
     return sum(value * weight for value, weight in usable) / total if total else None
 
 
+def _weight(name: str, figures: Mapping[str, Any]) -> Any:
+    """How many utterances a figure of a user or cohort is about."""
+    asked = figures["llm_utterances"] if name in OF_LLM else None
+    return figures["test_utterances"] if asked is None else asked  # None: an evaluation of before does not tell it
+
+
 def user_metrics(entry: Mapping[str, Any]) -> dict[str, Any]:
     """One user's figures by DESIGN's names, with method, device and whether that is virtual or real."""
     base, personal = entry.get("base") or {}, entry.get("personal") or {}
     flat: dict[str, Any] = {name: known(entry.get(name)) for name in (*POOLED, *COSTS)}
     flat["wer"], flat["cer"] = known(personal.get("wer")), known(personal.get("cer"))
     flat["base_wer"], flat["base_cer"] = known(base.get("wer")), known(base.get("cer"))
-    flat["test_utterances"] = known(entry.get("test_utterances"))
+    for name in ("test_utterances", "llm_utterances"):
+        flat[name] = known(entry.get(name))
     for name in ("method", "device", "device_kind"):
         flat[name] = str(entry.get(name) or "unknown")
     return flat
@@ -73,7 +83,7 @@ def _together(users: list[dict[str, Any]], pooled: Mapping[str, Any]) -> dict[st
     for name in (*POOLED, "base_cer"):
         joined[name] = known(pooled.get(name))
         if joined[name] is None:
-            joined[name] = weighted_mean((user[name], user["test_utterances"]) for user in users)
+            joined[name] = weighted_mean((user[name], _weight(name, user)) for user in users)
     for name in COSTS:
         values = [user[name] for user in users if user[name] is not None]
         if not values:
@@ -83,6 +93,8 @@ def _together(users: list[dict[str, Any]], pooled: Mapping[str, Any]) -> dict[st
         else:
             joined[name] = max(values) if name in _LARGEST else sum(values) / len(values)
     joined["test_utterances"] = sum(user["test_utterances"] or 0 for user in users)
+    asked = [user["llm_utterances"] for user in users]
+    joined["llm_utterances"] = None if None in asked else sum(asked)
     joined["users"] = len(users)
     wer, base = joined["wer"], joined["base_wer"]
     joined["wer_relative_to_base"] = wer / base if wer is not None and base else None
@@ -92,7 +104,8 @@ def _together(users: list[dict[str, Any]], pooled: Mapping[str, Any]) -> dict[st
 def summarise(cohorts: Mapping[str, Mapping[str, Any]], base: Mapping[str, Any]) -> dict[str, Any]:
     """Overall figures, per cohort and per user.
 
-    Overall WERs are the cohorts' pooled ones weighted by their test utterances (evaluate pools words inside a cohort).
+    Overall WERs are the cohorts' pooled ones weighted by their test utterances (evaluate pools words inside a cohort), those of
+    the LLM by the utterances that it was asked about.
     ``train_seconds``, ``trainable_parameters`` and ``adapter_bytes`` are means an adapter, ``utterances`` and
     ``bytes_exchanged`` sums, ``peak_rss_bytes`` the largest. ``base`` is the base adapter's ``adapter.json``.
     """
@@ -108,7 +121,7 @@ def summarise(cohorts: Mapping[str, Mapping[str, Any]], base: Mapping[str, Any])
             "skipped": dict(sorted((content.get("skipped") or {}).items())),
         }
     pooled = {
-        name: weighted_mean((part["all"][name], part["all"]["test_utterances"]) for part in parts.values())
+        name: weighted_mean((part["all"][name], _weight(name, part["all"])) for part in parts.values())
         for name in (*POOLED, "base_cer")
     }
     trained = base.get("metrics") or {}

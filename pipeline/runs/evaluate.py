@@ -17,7 +17,7 @@ from pipeline.runs.recorded import figures_of, recorded
 from stages.atomic import sha256_bytes, sha256_json, write_json
 from stages.errors import InputError
 
-EVALUATE_VERSION = 4  # raise when the same inputs would give other figures
+EVALUATE_VERSION = 5  # raise when the same inputs would give other figures
 
 
 class EvaluationWorker:

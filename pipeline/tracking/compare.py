@@ -11,8 +11,8 @@ from pipeline.tracking.registry import Registry, open_registry
 from stages.errors import EdgealignError, InputError
 
 FIGURES = (
-    "wer cer base_wer base_cer guard_wer base_guard_wer llm_wer response_agreement response_kl test_utterances train_seconds "
-    "utterances trainable_parameters adapter_bytes"
+    "wer cer base_wer base_cer guard_wer base_guard_wer llm_wer response_agreement response_kl test_utterances llm_utterances "
+    "train_seconds utterances trainable_parameters adapter_bytes"
 ).split()
 LINEAGE = ("base_sha256", "data_md5", "git_commit", "encoder", "llm", "device", "held_out_sha256")
 

@@ -205,6 +205,18 @@ def test_no_old_adapter_stands_in_for_one_whose_training_failed(untracked: Proje
     assert entry(untracked, "ann")["adapter_sha256"] != json.loads(before["ann"])["weights_sha256"]
 
 
+def test_how_many_utterances_the_llm_was_asked_about_is_told(untracked: Project) -> None:
+    found = entry(untracked, "ann")
+    assert (found["llm_utterances"], found.get("response_kl")) == (0, None)
+    set_params(untracked, evaluate={"llm_utterances": 2, "max_new_tokens": 2})
+    template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    (untracked.llm / "chat_template.jinja").write_text(template, encoding="utf-8")
+    compute(untracked)
+    found = entry(untracked, "ann")
+    assert found["llm_utterances"] == 2 < found["test_utterances"]
+    assert found["response_kl"] is not None
+
+
 def test_a_dry_run_registers_nothing(project: Project) -> None:
     ann, bob, cid = promote(tracker_of(project), "home", dry_run=True)
     assert [list(one.broken) for one in (ann, bob, cid)] == [[], [], ["better"]]

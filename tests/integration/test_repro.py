@@ -63,7 +63,9 @@ def test_every_stage_runs_and_the_summary_has_its_metrics(spoken_project: Checko
     assert set(ran) == {"models", *steps}
     summary = spoken_project.summary()
     user = summary["cohorts"]["home"]["users"]["ann"]
-    names = "wer cer base_wer cascade_wer llm_wer response_agreement response_kl train_seconds utterances"
+    names = (
+        "wer cer base_wer cascade_wer llm_wer response_agreement response_kl llm_utterances train_seconds utterances"
+    )
     for name in [*names.split(), "trainable_parameters", "adapter_bytes", "peak_rss_bytes"]:
         assert isinstance(user[name], (int, float)), name
     assert user["device_kind"] == "virtual"

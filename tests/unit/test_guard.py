@@ -79,6 +79,21 @@ def test_the_choice_is_spread_over_all_and_takes_none_twice(count: int, most: in
         assert steps.max() - steps.min() <= 1
 
 
+def test_replies_count_by_how_many_there_are_however_much_was_held_out() -> None:
+    from stages.evaluate import pool
+
+    users: dict[str, Any] = {
+        "ann": {"test_utterances": 4, "llm_utterances": 4, "response_agreement": 0.5, "response_kl": 1.0},
+        "bob": {"test_utterances": 200, "llm_utterances": 6, "response_agreement": 1.0, "response_kl": 0.0},
+        "cid": {"test_utterances": 9, "llm_utterances": 0},
+    }
+    assert pool(users)["response_agreement"] == (0.5 * 4 + 1.0 * 6) / 10
+    assert pool(users)["response_kl"] == 4 / 10
+    for user in users.values():
+        del user["llm_utterances"]  # judged before that was told: what an erasure pools again
+    assert pool(users)["response_kl"] == 4 / 204
+
+
 def test_over_users_every_guard_word_counts_the_same() -> None:
     from stages.evaluate import pool
 

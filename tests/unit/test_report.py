@@ -56,6 +56,20 @@ def test_overall_weights_cohorts_by_test_utterances() -> None:
     assert overall["users"] == 3
 
 
+def test_what_the_llm_tells_is_weighted_by_what_it_was_asked() -> None:
+    cohorts = two_cohorts()
+    asked = {"ann": (10, 0.5), "bob": (2, 0.8)}
+    for user, (count, agreement) in asked.items():
+        cohorts["quiet"]["users"][user] |= {"llm_utterances": count, "response_agreement": agreement}
+    cohorts["far"]["users"]["dee"] |= {"llm_utterances": 12, "response_agreement": 1.0}
+    summary = summarise(cohorts, {})
+    quiet = (0.5 * 10 + 0.8 * 2) / 12
+    assert summary["cohorts"]["quiet"]["all"]["response_agreement"] == pytest.approx(quiet)
+    assert summary["overall"]["response_agreement"] == pytest.approx((quiet + 1.0) / 2)
+    assert summary["overall"]["llm_utterances"] == 24
+    assert summary["overall"]["wer"] == pytest.approx((0.325 * 40 + 0.2 * 40) / 80)  # by all that was held out
+
+
 def test_an_unknown_figure_is_left_out_of_the_mean() -> None:
     assert summarise(two_cohorts(), {})["cohorts"]["quiet"]["all"]["cascade_wer"] == 0.5
 
