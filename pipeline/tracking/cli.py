@@ -109,7 +109,9 @@ def _row(run: Any) -> list[str]:
 @app.command()
 def prune(
     keep_days: float | None = typer.Option(None, min=0, help="Keep runs that began within so many days."),
-    keep_last: int | None = typer.Option(None, min=0, help="Keep the runs of so many newest `dvc repro`."),
+    keep_last: int | None = typer.Option(
+        None, min=0, help="Keep the runs of so many newest `dvc repro`, and devices' since."
+    ),
     yes: bool = typer.Option(False, "--yes", help="Delete them for good. Without it, only say what would go."),
 ) -> None:
     """Delete old runs with their files, for good. Says what would go; --yes does it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Iterator
@@ -33,7 +34,8 @@ class Plan:
 def plan(tracker: Tracker, keep_days: float | None, keep_last: int | None, now_ms: int | None = None) -> Plan:
     """Look what goes: runs that began more than ``keep_days`` ago and are not below the ``keep_last`` newest `dvc repro`.
 
-    Each of the two protects by itself; the one that is None protects nothing. Kept whatever their age: runs that a
+    Each of the two protects by itself; the one that is None protects nothing. What devices told is no `dvc repro`: with
+    ``keep_last`` it stays where it is no older than the oldest `dvc repro` that stays. Kept whatever their age: runs that a
     registered version points at, runs of the base adapters that such versions change, runs that have not ended, and all above
     a kept run. Raises InputError where neither is given or one is negative, TrackingError.
     """
@@ -71,9 +73,15 @@ def _choose(runs: list[Any], versions: list[Any], limit_ms: int | None, keep_las
             yield run_id
             run_id = parents[run_id]
 
-    tops = [run for run in runs if parents[run.info.run_id] not in by_id and run.info.lifecycle_stage == "active"]
+    devices = {run_id for run_id, run in by_id.items() if run.data.tags.get("source") == "device"}
+    tops = [
+        run
+        for run_id, run in by_id.items()  # a fleet on a timer would fill the newest places, all of them
+        if parents[run_id] not in by_id and run_id not in devices and run.info.lifecycle_stage == "active"
+    ]
     newest = sorted(tops, key=lambda run: run.info.start_time, reverse=True)[: keep_last or 0]
     last = {run.info.run_id for run in newest}
+    since_ms = newest[-1].info.start_time if newest else math.inf
     registered = {version.run_id for version in versions}
     adapters = {dict(version.tags or {}).get("base_sha256") for version in versions} - {None, ""}
 
@@ -87,6 +95,8 @@ def _choose(runs: list[Any], versions: list[Any], limit_ms: int | None, keep_las
             why[run_id] = "not ended"
         elif last.intersection(above(run_id)):
             why[run_id] = "of the last"
+        elif run_id in devices and run.info.start_time >= since_ms:
+            why[run_id] = "of a device, no older than the last"
         elif limit_ms is not None and run.info.start_time >= limit_ms:
             why[run_id] = "young"
     for run_id in list(why):

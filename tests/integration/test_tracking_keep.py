@@ -253,6 +253,22 @@ def test_keep_last_protects_whole_repros_whatever_their_age(tracker: Tracker) ->
             plan(tracker, days, last)
 
 
+def test_runs_of_devices_take_no_repros_place_and_stay_since_the_oldest_kept_one(tracker: Tracker) -> None:
+    repros = [add_repro(tracker, age) for age in (50, 40, 30)]
+    there, told = client(tracker.uri), {}
+    experiment = there.get_experiment_by_name("edgealign").experiment_id
+    for age in (45, 35, 3, 2, 1):
+        run = there.create_run(experiment, now_ms() - age * DAY_MS, {"source": "device"}, "pull@home/ann")
+        there.set_terminated(run.info.run_id)
+        told[age] = run.info.run_id
+    found = plan(tracker, keep_days=None, keep_last=2)
+    assert {run.info.run_id for run in found.runs} == {*repros[0].values(), told[45]}
+    assert found.kept == {"of the last": 6, "of a device, no older than the last": 4}
+    by_age = plan(tracker, keep_days=10, keep_last=0)
+    assert {run.info.run_id for run in by_age.runs}.isdisjoint({told[3], told[2], told[1]})
+    assert {told[45], told[35]} <= {run.info.run_id for run in by_age.runs}
+
+
 def test_a_run_that_has_not_ended_stays_with_all_above_it(tracker: Tracker) -> None:
     made = add_repro(tracker, 40)
     client(tracker.uri).update_run(made["stage"], "RUNNING")
