@@ -202,11 +202,15 @@ def list_of_params(project: Project, name: str) -> list[str]:
 
 
 def _edit_lists(project: Project, edit: Callable[[str, Any], None]) -> list[str]:
-    """``edit_lists`` of params.yaml itself; returns the keys of the lists that changed."""
+    """``edit_lists`` of params.yaml itself, for one process at a time; returns the keys of the lists that changed."""
+    from filelock import FileLock
+
     path = params_path(project.root)
-    text, changed = edit_lists(path.read_text(encoding="utf-8"), edit)
-    if changed:
-        write_text(path, text)
+    project.private.mkdir(parents=True, exist_ok=True)
+    with FileLock(project.private / "params.lock"):  # else the later of two writes takes the earlier one's cohort out
+        text, changed = edit_lists(path.read_text(encoding="utf-8"), edit)
+        if changed:
+            write_text(path, text)
     return changed
 
 

@@ -6,13 +6,18 @@ import csv
 import hashlib
 import re
 import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 from helpers_cohorts import make_recordings
 
+from pipeline.cohorts import store
 from pipeline.cohorts.add import Options, Outcome, add_cohort, append_cohort
 from pipeline.cohorts.espeak import Speaker, Voice
 from pipeline.cohorts.index import read_index
@@ -236,6 +241,22 @@ def test_params_keep_their_comments(project: Project) -> None:
     settings = load_settings(project.root)
     assert "team" in settings.cohorts
     assert "team" not in settings.base_cohorts
+
+
+def test_cohorts_that_are_listed_at_once_are_all_listed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = store.edit_lists
+
+    def slow(text: str, edit: Callable[[str, Any], None]) -> tuple[str, list[str]]:
+        time.sleep(0.2)  # between reading and writing: the others get their turn
+        return real(text, edit)
+
+    monkeypatch.setattr(store, "edit_lists", slow)
+    names = ["team", "choir", "crew"]
+    with ThreadPoolExecutor(len(names)) as pool:
+        lists = list(pool.map(lambda name: list_in_params(project, name, base=True, personal=False), names))
+    assert lists == [["cohorts", "base_cohorts"]] * len(names)
+    settings = load_settings(project.root)
+    assert set(names) <= set(settings.cohorts) and set(names) <= set(settings.base_cohorts)
 
 
 def sentences_with_pauses(count: int, pause_s: float) -> tuple[np.ndarray, int]:
