@@ -5,7 +5,18 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
-from jetson_agent.canary import FAILED, HALTED, SHARE, devices_of, first, halted, share_of, verdict_name, verdicts
+from jetson_agent.canary import (
+    FAILED,
+    HALTED,
+    SHARE,
+    all_devices_of,
+    canaries,
+    devices_of,
+    halted,
+    share_of,
+    verdict_name,
+    verdicts,
+)
 from pipeline.tracking.reference import Reference, version_at
 from pipeline.tracking.registry import Registry, Version
 from pipeline.tracking.tracker import Tracker
@@ -35,8 +46,7 @@ def rollout(
         registry.set_tags(version.name, version.version, {HALTED: f"{now}: {halt}"})
     if resume:
         _resume(registry, version)
-    tags, known = registry.tags(version.name, version.version), devices_of(registry.model_tags(version.name))
-    return _state(reference, version, tags, known)
+    return _state(reference, version, registry.tags(version.name, version.version), registry.model_tags(version.name))
 
 
 def _resume(registry: Registry, version: Version) -> None:
@@ -46,11 +56,13 @@ def _resume(registry: Registry, version: Version) -> None:
             registry.drop_tag(version.name, version.version, verdict_name(device))
 
 
-def _state(
-    reference: Reference, version: Version, tags: dict[str, str], known: dict[str, dict[str, Any]]
-) -> dict[str, Any]:
-    judged, share = verdicts(tags), share_of(tags, 0.0)
-    canaries = first(known, f"{version.name}@{version.version}", share) if share else set()
+def _state(reference: Reference, version: Version, tags: dict[str, str], model_tags: dict[str, str]) -> dict[str, Any]:
+    judged, share, known = verdicts(tags), share_of(tags, 0.0), all_devices_of(model_tags)
+    living, key = devices_of(model_tags), f"{version.name}@{version.version}"
+
+    def goes_first(device: str) -> bool:
+        return device in living and device in canaries(device, key, tags, living, share)
+
     return {
         "adapter": reference.name,
         "version": version.version,
@@ -62,7 +74,7 @@ def _state(
                 "device": device,
                 "in_use": known.get(device, {}).get("version"),
                 "seen": known.get(device, {}).get("when"),
-                "canary": device in canaries if share else None,
+                "canary": goes_first(device) if share else None,
                 "verdict": judged.get(device, {}).get("verdict"),
                 "judged": judged.get(device, {}).get("when"),
                 "wer": judged.get(device, {}).get("wer"),

@@ -16,7 +16,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from jetson_agent.canary import DEVICE, GUARD, HALTED, SHARE, first, verdicts
+from jetson_agent.canary import DEVICE, GUARD, HALTED, SHARE, devices_of, first, verdicts
 from jetson_agent.cli import app
 from jetson_agent.rollout import Sent, push
 from jetson_agent.update import adapt
@@ -71,9 +71,11 @@ def test_a_device_takes_the_champion_once(world: World, tmp_path: Path) -> None:
     assert json.loads(model.tags[DEVICE + "kitchen-1"])["version"] == version
 
     events = home.shelf.history()
+    world.client.set_registered_model_tag(model.name, DEVICE + "kitchen-1", '{"when": "2020-01-01T00:00:00+00:00"}')
     done, told = run(home)
     assert done and told == f"version {version} is in use: nothing to do"
     assert home.shelf.history() == events
+    assert "kitchen-1" in devices_of(dict(world.client.get_registered_model(model.name).tags))  # not gone: it pulls
 
     home.shelf.rollback("stumbles")  # by its user, who is not overruled
     assert "--again" in run(home)[1]
@@ -251,6 +253,8 @@ def test_the_head_sees_each_device_and_sets_share_and_halt(
     assert "left version" in run(home)[1] and in_use(home) is None
     head("--resume")
     assert run(home)[0] and in_use(home) is not None  # it was left for its halt alone
+    world.client.set_registered_model_tag("edgealign.home.hal", DEVICE + "old", '{"when": "2020-01-01"}')
+    assert [device["canary"] for device in head("--share", "1")["devices"]] == [True, False]  # shown, but gone
     for wrong in (["--share", "1.5"], ["--halt", "x", "--resume"]):
         assert CliRunner().invoke(edgealign, ["adapters", "rollout", "home/hal", *wrong]).exit_code == 1
 
