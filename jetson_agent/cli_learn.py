@@ -69,11 +69,17 @@ def correct(
     from stages.text import as_said
 
     found = Home.open(home)
-    said = as_said(text, found.device.language)
+    device = found.device
+    said = as_said(text, device.language)
     if not said:
         raise InputError(f"{text!r}: no word in it. Give what was said.")
     item = hear(found, file)
-    found.replay.add(replace(item, text=said, source="correction"))
+    with found.keeping(device.cohort, device.user) as theirs:
+        if not theirs:
+            raise InputError(
+                f"this device is no longer set up for {device.cohort}/{device.user}: nothing is remembered."
+            )
+        found.replay.add(replace(item, text=said, source="correction"))
     typer.echo(f"heard {item.heard!r}, remembered {said!r}")
 
 

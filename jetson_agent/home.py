@@ -10,6 +10,8 @@ import json
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,9 @@ GENERAL = 120
 
 EARLIER = 2
 """Bases that can be gone back to."""
+
+FORGET_WAIT_S = 60.0
+"""How long ``forget`` waits for an update or a roll-out under way."""
 
 
 @dataclass(frozen=True)
@@ -156,10 +161,24 @@ class Home:
         return [Outbox(path) for path in sorted(self.folder.glob("*/*/outbox"))]
 
     def changing(self) -> Any:
-        """The lock of whatever judges or changes the adapter in use: one at a time."""
+        """The lock of whatever judges or changes the adapter in use: one at a time. Raises InputError: nobody is set up."""
+        _ = self.device  # before a lock makes the folder
+        return self._lock(".adapt.lock")
+
+    @contextmanager
+    def keeping(self, cohort: str, user: str) -> Iterator[bool]:
+        """Whether the device is set up for a person whose folder is there; it stays so as long as the block is short.
+
+        What is remembered within the block where that is true goes with the person when they are forgotten.
+        """
+        with self._lock(".keep.lock"):
+            yield self._is_of(user, cohort) and (self.folder / cohort / user).is_dir()
+
+    def _lock(self, name: str, timeout_s: float = -1) -> Any:
+        """A lock beside the users' folders: whoever waits for one inside would make a deleted folder again."""
         from filelock import FileLock
 
-        return FileLock(str(self.own / ".adapt.lock"))
+        return FileLock(str(self.folder / name), timeout=timeout_s)
 
     def set_up(self, device: Device, general: list[LabelledUtterance]) -> None:
         """Write whose device this is, and the utterances of other people; the user's own folder stays as it is."""
@@ -254,7 +273,7 @@ class Home:
     def forget(self, user: str, cohort: str | None = None, *, dry_run: bool = False) -> tuple[list[Path], int]:
         """Delete a person: the folders that are (or would be) gone, and how many of the general utterances were theirs.
 
-        ``cohort`` None: the person in every cohort.
+        ``cohort`` None: the person in every cohort. Raises InputError where an update or a sender goes on for a minute.
         """
         folders = [
             path for path in self.folder.glob(f"*/{user}") if path.is_dir() and cohort in (None, path.parent.name)
@@ -267,14 +286,30 @@ class Home:
                 else:
                     kept.append(item)
         if not dry_run:
-            for path in folders:
-                Outbox(path / "outbox").erase()  # what is being sent this moment would arrive after it was forgotten
-                shutil.rmtree(path)
+            if folders:
+                self._delete(folders, user, cohort)
             if gone:
                 self._write_general(kept)
-            if folders and self._is_of(user, cohort):
-                (self.folder / "device.json").unlink()
         return folders, gone
+
+    def _delete(self, folders: list[Path], user: str, cohort: str | None) -> None:
+        from filelock import Timeout
+
+        with ExitStack() as held:
+            try:
+                held.enter_context(self._lock(".adapt.lock", FORGET_WAIT_S))
+            except Timeout:
+                raise InputError(
+                    f"{self.folder}: an update or a roll-out is under way, which would write into what is deleted. Nothing was "
+                    "deleted: try again once it has ended, or end `edgealign-agent serve`, `adapt` or `pull` first."
+                ) from None
+            for path in folders:
+                Outbox(path / "outbox").erase()  # what is being sent this moment would arrive after it was forgotten
+            with self._lock(".keep.lock"):
+                if self._is_of(user, cohort):  # first: from here on, a service that runs keeps nothing of the person
+                    (self.folder / "device.json").unlink()
+                for path in folders:
+                    shutil.rmtree(path)
 
     def _is_of(self, user: str, cohort: str | None) -> bool:
         try:

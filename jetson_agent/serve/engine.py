@@ -71,6 +71,7 @@ class Engine:
 
         self.home, self.settings = home, settings
         self.device = home.device
+        """As it was at the start, as is ``replay``; ``Home.keeping`` says whether it is still so."""
         self.replay = home.replay
         """What is remembered; settings that somebody breaks meanwhile stop updates, and no correction."""
         self._encoder = SpeechEncoder.load(self.device.encoder)

@@ -83,6 +83,7 @@ class Conversation:
             raise Refused(413, f"the text has {len(text)} characters, at most {self._settings.max_text} are taken")
         turn = self._recent.get(utterance)
         if turn is None:
+            await self._keep(lambda: None)  # it may have been dropped
             raise Refused(
                 404,
                 f"utterance {utterance!r} is not among the last {self._settings.recent} of this service: say it again, "
@@ -93,7 +94,7 @@ class Conversation:
         if not said:
             raise Refused(422, "no word is in the text: send what was said")
         try:
-            await asyncio.to_thread(engine.replay.add, turn.remembered(said, "correction"))
+            await self._keep(lambda: engine.replay.add(turn.remembered(said, "correction")))
         except OSError as error:
             full = disk_full(error)
             if full is None:
@@ -111,14 +112,36 @@ class Conversation:
 
     async def _keep_confident(self, turn: Turn) -> None:
         """After the reply: a correction that came meanwhile is worth more than what was heard."""
-        least = self._settings.confident
-        if least is None or not turn.heard.text or turn.heard.read_out.confidence < least:
-            return
-        item = turn.remembered(turn.heard.text, "confident")
+        least, text = self._settings.confident, turn.heard.text
+
+        def add() -> None:
+            if least is not None and text and turn.heard.read_out.confidence >= least:
+                self._engine.replay.add_if_new(turn.remembered(text, "confident"))
+
         try:
-            await asyncio.to_thread(self._engine.replay.add_if_new, item)
+            await self._keep(add)
+        except Refused as error:
+            logger.warning("%s", error)
         except OSError as error:
             logger.warning("an utterance is not remembered: %s", error)
+
+    async def _keep(self, add: Callable[[], None]) -> None:
+        """Let ``add`` put on the disk what the person said for whom this service was started.
+
+        Raises Refused where they were forgotten or the device is somebody else's by now; what was heard is dropped then.
+        """
+        home, device = self._engine.home, self._engine.device
+
+        def keep() -> bool:
+            with home.keeping(device.cohort, device.user) as theirs:
+                if theirs:
+                    add()
+                return theirs
+
+        if not await asyncio.to_thread(keep):
+            self._recent.clear()
+            whose = f"{device.cohort}/{device.user}"
+            raise Refused(410, f"this device is no longer set up for {whose}: start the service again")
 
     async def _step(self, work: Callable[[], T]) -> T:
         return await asyncio.wrap_future(self._engine.step(work))

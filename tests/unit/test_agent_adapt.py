@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,6 +96,29 @@ def test_a_person_is_forgotten_on_the_device(home: Home) -> None:
     assert not own.exists()
     with pytest.raises(InputError, match="not there"):
         _ = home.device
+
+
+def test_forgetting_waits_for_an_update_and_the_update_after_it_makes_nothing_anew(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jetson_agent.home.FORGET_WAIT_S", 0.2)
+    correct(home, 3)
+    own = home.own
+    with ThreadPoolExecutor(1) as pool:
+        with home.changing():
+            with pytest.raises(InputError, match=r"under way.*end `edgealign-agent serve`"):
+                home.forget("ann")
+            assert home.device.user == "ann" and len(home.replay.items()) == 3
+            assert home.forget("ann", dry_run=True) == ([own], 0)
+            assert home.forget("eve", "others") == ([], 10)  # has no folder here: nothing to wait for
+            waits = pool.submit(adapt, home)
+            time.sleep(0.5)
+            assert not waits.done()
+            (home.folder / "device.json").unlink()  # as forget does under the lock
+            shutil.rmtree(own)
+        with pytest.raises(InputError, match="not there"):
+            waits.result(20)
+    assert not own.exists()
 
 
 def test_another_users_device_stays_when_somebody_is_forgotten(home: Home, models: Device) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -140,6 +141,57 @@ def test_it_takes_up_what_others_put_on_the_shelf(engine: Engine, learner: Learn
     until(lambda: engine.refreshed >= 2)
 
 
+def heard(engine: Engine, name: str = "u1", confidence: float = 0.5) -> tuple[Conversation, Turn]:
+    """A conversation after one utterance."""
+    told = SimpleNamespace(
+        text="heard", frames=np.zeros((5, 2)), read_out=SimpleNamespace(confidence=confidence), seconds={}
+    )
+    turn = Turn(name, np.zeros(1600, np.float32), told, None, 0.0)  # type: ignore[arg-type]
+    talk = Conversation(engine, SimpleNamespace())  # type: ignore[arg-type]  # as far as what is kept looks
+    talk._remember(turn)
+    return talk, turn
+
+
+@pytest.mark.parametrize("ended", ["forgotten", "another's"])
+@pytest.mark.parametrize("confidence", [0.5, 1.0])
+def test_a_service_that_runs_keeps_nothing_of_whom_the_device_is_no_longer_for(
+    home: Home, ended: str, confidence: float
+) -> None:
+    engine = Engine(home)
+    talk, turn = heard(engine, confidence=confidence)
+    if ended == "forgotten":
+        home.forget("ann")
+    else:
+        home.set_up(replace(home.device, user="bob"), [])
+    for _ in range(2):  # it was dropped the first time
+        with pytest.raises(Refused, match="no longer set up for home/ann: start the service again") as refused:
+            asyncio.run(talk.correct("u1", "turn on"))
+        assert refused.value.status == 410 and not talk._recent
+    talk._remember(turn)
+    asyncio.run(talk._keep_confident(turn))
+    assert not talk._recent
+    assert list(home.folder.glob("*/ann")) == ([] if ended == "forgotten" else [home.folder / "home" / "ann"])
+    assert not list(home.folder.rglob("*.safetensors"))[1:]  # the other people's
+
+
+def test_what_is_being_remembered_is_forgotten_as_well(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(home)
+    talk, _ = heard(engine)
+    forgetting = threading.Thread(target=home.forget, args=("ann",))
+    add, own = engine.replay.add, home.own
+
+    def slowly(item: Any) -> None:
+        forgetting.start()
+        time.sleep(0.5)
+        add(item)
+
+    monkeypatch.setattr(engine.replay, "add", slowly)
+    monkeypatch.setattr("jetson_agent.serve.talk.waiting", lambda _: 1)
+    asyncio.run(talk.correct("u1", "turn on"))
+    forgetting.join()
+    assert not own.exists()
+
+
 @pytest.mark.parametrize(
     ("language", "text", "kept"),
     [
@@ -153,10 +205,7 @@ def test_it_takes_up_what_others_put_on_the_shelf(engine: Engine, learner: Learn
 )
 def test_a_correction_is_kept_in_the_letters_of_its_language(home: Home, language: str, text: str, kept: str) -> None:
     home._write_device(replace(home.device, language=language))
-    engine, samples = Engine(home), np.zeros(1600, np.float32)
-    heard = SimpleNamespace(text="heard", frames=np.zeros((5, 2)), read_out=SimpleNamespace(confidence=0.5))
-    talk = Conversation(engine, SimpleNamespace())  # type: ignore[arg-type]  # as far as a correction looks
-    talk._remember(Turn("u1", samples, heard, None, 0.0))  # type: ignore[arg-type]
+    talk, _ = heard(Engine(home))
     assert asyncio.run(talk.correct("u1", text)).text == kept
     assert [item.text for item in home.replay.items()] == [kept]
     with pytest.raises(Refused, match="no word is in the text"):
