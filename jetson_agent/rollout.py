@@ -172,11 +172,12 @@ class Pull:
     def _look_again(self, version: Found, used: Path) -> bool:
         """Judge what is in use once more where the user has corrected more since, and leave it where it is worse now."""
         from jetson_agent.judge import judge, verdict
-        from jetson_agent.update import split
+        from jetson_agent.update import LEAST_JUDGING, split
 
         last = _last(self.shelf.history(), version.model)
         judged = last.figures.get("judged", {}).get("own", 0) if last else 0
         own = len(split(self.home.replay.items())[1]) if last and not self.dry_run else 0
+        own = own if own >= LEAST_JUDGING else 0  # as ``judge`` counts: else fewer would be judged with every pull
         if last is None or last.figures["pulled"] != version.named or own <= judged:
             self.tell(f"version {version.version} is in use: nothing to do")
             return True

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from jetson_agent.home import Home
 from jetson_agent.judge import verdict
+from jetson_agent.registry import Found
+from jetson_agent.rollout import Pull
+from tests.helpers_rollout import correct
 
 
 def figures(
@@ -37,3 +43,16 @@ def test_worse(own: tuple[float, float] | None, general: tuple[float, float] | N
     found, why = verdict(figures(own, general, words), 0.01, 0.1)
     assert found == said
     assert ("may be" in why) == (said == "failed")
+
+
+def test_what_is_in_use_is_judged_again_only_once_enough_judge_it(home: Home) -> None:
+    version = Found("edgealign.home.ann", "3", {"adapter_sha256": "0" * 64}, "")
+    home.shelf.note("taken", "nothing judges it", {"pulled": version.named, "judged": {"own": 0, "general": 20}})
+    told: list[str] = []
+    registry: Any = None
+    pull = Pull(home, registry, home.rollout, told.append, False)
+    for count in (1, 2):
+        correct(home, count)
+        assert pull._look_again(version, home.device.base)
+        assert told == [f"version {version.version} is in use: nothing to do"] * count
+    assert len(home.history()) == 1
