@@ -114,11 +114,15 @@ class Outbox:
         return told
 
     def size(self) -> Size:
-        """How much waits."""
-        folders = self._folders()
-        files = (path for folder in folders for path in folder.iterdir())
-        aside = len(list(self.aside.iterdir())) if self.aside.is_dir() else 0
-        return Size(len(folders), aside, sum(path.stat().st_size for path in files if path.is_file()))
+        """How much waits; another process may be sending meanwhile."""
+        entries = size = 0
+        for folder in self._folders():
+            try:
+                size += sum(path.stat().st_size for path in folder.iterdir())
+            except FileNotFoundError:
+                continue  # told meanwhile
+            entries += 1
+        return Size(entries, len(list(self.aside.glob("*"))), size)
 
     def readmit(self) -> int:
         """Let what was put aside wait again; how many."""

@@ -90,6 +90,14 @@ class Registry:
             self._client: Any = MlflowClient(tracking_uri=settings.server, registry_uri=settings.server)
         self._experiment_id = ""
 
+    def answers(self) -> bool:
+        """Whether somebody answers at the server's address at all."""
+        try:
+            connect(self.settings.server)
+        except (OSError, ValueError):
+            return False
+        return True
+
     def model(self, name: str) -> Model | None:
         """A registered model; None where there is none of this name. Raises TrackingError."""
         from mlflow.exceptions import MlflowException

@@ -42,23 +42,42 @@ class Sent:
 def push(home: Home, settings: RolloutSettings, registry: Registry | None = None) -> Sent:
     """Tell the registry everything that waits, oldest first, each once; what could not be told waits on, and is told of.
 
-    Raises OSError where the disk does not take what happened since the last call.
+    Each user's by itself: what one's cannot be told for stops no other's. Raises OSError where the disk does not take what
+    happened since the last call.
     """
-    told, problem = 0, ""
     note(home)
     try:
         registry = registry or Registry(settings)
-        for outbox in home.outboxes():
-            if outbox.size().entries:
-                _check_forgotten(outbox, registry)
-                told += outbox.replay(registry.tell)
-                _check_forgotten(outbox, registry)  # the first adapter may have made the model
-    except Timeout:  # an OSError, too
-        problem = "another process is sending"
     except (TrackingError, InputError, OSError) as error:
-        problem = str(error)
+        return _sent(home, 0, [str(error)])
+    told, problems = 0, []
+    for outbox in home.outboxes():
+        try:
+            told += _push(outbox, registry)
+        except Timeout:  # an OSError, too
+            problems.append("another process is sending")
+        except (InputError, OSError) as error:
+            problems.append(str(error))
+        except TrackingError as error:
+            problems.append(str(error))
+            if not registry.answers():
+                break  # the others would wait for nobody, too
+    return _sent(home, told, problems)
+
+
+def _push(outbox: Outbox, registry: Registry) -> int:
+    if not outbox.size().entries:
+        return 0
+    _check_forgotten(outbox, registry)
+    told = outbox.replay(registry.tell)
+    _check_forgotten(outbox, registry)  # the first adapter may have made the model
+    return told
+
+
+def _sent(home: Home, told: int, problems: list[str]) -> Sent:
     sizes = [outbox.size() for outbox in home.outboxes()]
-    return Sent(told, sum(size.entries for size in sizes), sum(size.aside for size in sizes), problem)
+    aside = sum(size.aside for size in sizes)
+    return Sent(told, sum(size.entries for size in sizes), aside, "; ".join(dict.fromkeys(problems)))
 
 
 def pull(home: Home, settings: RolloutSettings, tell: Tell, *, dry_run: bool = False, again: bool = False) -> bool:

@@ -17,6 +17,7 @@ from jetson_agent.home import Device, Home
 from jetson_agent.journal import note, roll_back
 from jetson_agent.outbox import Entry, EntryRefused, Outbox, Waiting
 from jetson_agent.rollout import push
+from jetson_agent.settings import RolloutSettings
 from stages.atomic import sha256_json
 from stages.errors import InputError, TrackingError
 from tests.unit.test_agent_learn import KILLS, adapter
@@ -190,6 +191,59 @@ def test_where_another_process_sends_a_push_waits_and_says_so(home: Home, monkey
     with home.outbox._lock(".sending", 1.0):
         sent = push(home, home.rollout, Deaf())  # type: ignore[arg-type]
     assert (sent.told, sent.waiting, sent.problem) == (0, 1, "another process is sending")
+
+
+class Choosy:
+    """A registry that does not take everybody's entries."""
+
+    def __init__(self, trouble: dict[str, Exception], gone: tuple[str, ...] = (), up: bool = True) -> None:
+        self.settings, self.trouble, self.gone, self.up = RolloutSettings(), trouble, gone, up
+        self.told: list[str] = []
+        self.asked: list[str] = []
+
+    def model(self, name: str) -> str | None:
+        self.asked.append(name.rpartition(".")[2])
+        return None if self.asked[-1] in self.gone else name
+
+    def tell(self, item: Waiting) -> None:
+        if item.entry.user in self.trouble:
+            raise self.trouble[item.entry.user]
+        self.told.append(item.entry.user)
+
+    def answers(self) -> bool:
+        return self.up
+
+
+@pytest.fixture
+def shared(home: Home, tmp_path: Path) -> Home:
+    """A device that was ann's, then bob's, now cid's; of each, an update waits."""
+    for user in ("ann", "bob", "cid"):
+        home.set_up(Device("home", user, tmp_path, tmp_path, tmp_path, 0.5), [])
+        home.shelf.refuse("worse", {"method": "replay"})
+    return home
+
+
+def test_what_one_user_s_entries_cannot_be_told_for_stops_nobody_else_s(shared: Home) -> None:
+    note(shared)
+    (shared.folder / "home" / "ann" / "outbox" / "registered").touch()
+    registry = Choosy({"bob": TrackingError("try later")}, gone=("ann",))
+    sent = push(shared, shared.rollout, registry)  # type: ignore[arg-type]
+    assert registry.told == ["cid"] and (sent.told, sent.waiting) == (1, 2)
+    assert "edgealign-agent forget home/ann" in sent.problem and sent.problem.endswith("; try later")
+
+
+def test_where_the_server_is_away_it_is_not_tried_for_each_user(shared: Home) -> None:
+    registry = Choosy({"ann": TrackingError("nobody there")}, up=False)
+    sent = push(shared, shared.rollout, registry)  # type: ignore[arg-type]
+    assert registry.asked == ["ann"] and (sent.told, sent.waiting, sent.problem) == (0, 3, "nobody there")
+
+
+def test_what_another_process_sends_meanwhile_is_not_counted(shared: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    note(shared)
+    folders = Outbox._folders
+    monkeypatch.setattr(Outbox, "_folders", lambda self: [*folders(self), self.folder / "0000000009-update-told"])
+    assert [outbox.size().entries for outbox in shared.outboxes()] == [1, 1, 1]
+    assert shared.waiting()["entries"] == 3
 
 
 def test_killed_at_any_moment_each_event_is_told_once_and_in_order(home: Home, tmp_path: Path) -> None:
