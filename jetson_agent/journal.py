@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +35,19 @@ def roll_back(home: Home, why: str) -> Version | None:
         return version
 
 
+def discard(shelf: Shelf) -> None:
+    """Delete a shelf whose events are noted, and how far they were: one of this name may come again."""
+    shutil.rmtree(shelf.folder, ignore_errors=True)
+    if not shelf.pointer.exists():  # else its events would be told once more
+        _path(shelf, Outbox(shelf.folder.parent / "outbox")).unlink(missing_ok=True)
+
+
 def _note(shelf: Shelf, outbox: Outbox, cohort: str, user: str) -> None:
-    cursor = outbox.folder / f"noted-{shelf.folder.name}.json"
+    cursor = _path(shelf, outbox)
     with outbox.noting():
         noted = _cursor(cursor)
+        if shelf.count() < noted["events"]:  # it was deleted, and counts from 1 again
+            noted = _fresh(cursor)
         for number, event in shelf.journal(noted["events"]):
             for entry in _entries(noted["id"], number, event, cohort, user):
                 folder = shelf.folder_of(event.number or 0)
@@ -49,14 +59,24 @@ def _note(shelf: Shelf, outbox: Outbox, cohort: str, user: str) -> None:
             write_private(cursor, json.dumps(noted).encode())
 
 
+def _path(shelf: Shelf, outbox: Outbox) -> Path:
+    """Where it lies how far a shelf was noted."""
+    return outbox.folder / f"noted-{shelf.folder.name}.json"
+
+
 def _cursor(path: Path) -> dict[str, Any]:
     try:
         told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return {"id": str(told["id"]), "events": int(told["events"])}
     except FileNotFoundError:
-        fresh: dict[str, Any] = {"id": secrets.token_hex(16), "events": 0}
-        write_private(path, json.dumps(fresh).encode())
-        return fresh
+        return _fresh(path)
+
+
+def _fresh(path: Path) -> dict[str, Any]:
+    """Nothing noted yet; the id is part of the entries' keys, so that none is taken for one of an earlier shelf."""
+    fresh: dict[str, Any] = {"id": secrets.token_hex(16), "events": 0}
+    write_private(path, json.dumps(fresh).encode())
+    return fresh
 
 
 def _entries(shelf: str, number: int, event: Event, cohort: str, user: str) -> list[Entry]:

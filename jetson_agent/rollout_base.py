@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from jetson_agent.canary import FAILED
 from jetson_agent.home import Home
-from jetson_agent.journal import note
+from jetson_agent.journal import discard, note
 from jetson_agent.registry import Found, Model
 from jetson_agent.shelf import Shelf
 from stages.errors import InputError
@@ -148,4 +148,4 @@ def _tidy(home: Home) -> None:
             shutil.rmtree(path, ignore_errors=True)
     for shelf in home.shelves():
         if shelf.folder.name not in shelves:
-            shutil.rmtree(shelf.folder, ignore_errors=True)
+            discard(shelf)

@@ -139,15 +139,19 @@ class Shelf:
         """What happened, oldest first."""
         return [Event(**event) for event in self._state()["events"]]
 
+    def count(self) -> int:
+        """How many events there ever were; a shelf that is deleted begins anew."""
+        return _count(self._state())
+
     def journal(self, after: int) -> list[tuple[int, Event]]:
         """The events since the first ``after``, each with its number from 1 up; of those the last EVENTS at most."""
         state = self._state()
-        first = state.get("count", len(state["events"])) - len(state["events"]) + 1
+        first = _count(state) - len(state["events"]) + 1
         numbered = enumerate((Event(**event) for event in state["events"]), first)
         return [(number, event) for number, event in numbered if number > after]
 
     def _write(self, state: dict[str, Any], event: Event) -> None:
-        state["count"] = state.get("count", len(state["events"])) + 1
+        state["count"] = _count(state) + 1
         state["events"] = [*state["events"], asdict(event)][-EVENTS:]
         write_private(self.pointer, json.dumps(state, indent=2).encode())
         kept = {f"{entry['number']:06d}" for entry in state["stack"]}
@@ -156,3 +160,7 @@ class Shelf:
                 shutil.rmtree(path, ignore_errors=True)
             elif path.name.endswith(".part"):  # of a process that was killed; the lock is ours
                 path.unlink()
+
+
+def _count(state: dict[str, Any]) -> int:
+    return int(state.get("count", len(state["events"])))

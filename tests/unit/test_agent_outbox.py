@@ -17,7 +17,9 @@ from jetson_agent.home import Device, Home
 from jetson_agent.journal import note, roll_back
 from jetson_agent.outbox import Entry, EntryRefused, Outbox, Waiting
 from jetson_agent.rollout import push
+from jetson_agent.rollout_base import _tidy
 from jetson_agent.settings import RolloutSettings
+from jetson_agent.shelf import Shelf
 from stages.atomic import sha256_json
 from stages.errors import InputError, TrackingError
 from tests.unit.test_agent_learn import KILLS, adapter
@@ -153,6 +155,28 @@ def test_events_are_noted_beyond_what_the_history_keeps(home: Home, monkeypatch:
         home.shelf.refuse(str(number), {"method": "replay"})
         note(home)
     assert [item.entry.why for item in home.outbox.waiting()] == [str(number) for number in range(7)]
+
+
+@pytest.mark.parametrize("left", ["pointer deleted", "tidied"])
+def test_a_shelf_that_begins_anew_is_noted_from_its_first_event(home: Home, left: str) -> None:
+    shelf = Shelf(home.own / "shelf-0123456789ab")
+    for number in range(3):
+        shelf.refuse(f"old {number}", {"method": "replay"})
+    note(home)
+    if left == "pointer deleted":  # as the message about a broken one says
+        shelf.pointer.unlink()
+        again = 2
+    else:  # its base was left
+        _tidy(home)
+        assert not shelf.folder.exists() and not list(home.outbox.folder.glob("noted-shelf-*"))
+        again = 5  # more than there were before anything notes them
+    for number in range(again):
+        shelf.refuse(f"new {number}", {"method": "replay"})
+    note(home)
+    note(home)
+    found = [item.entry for item in home.outbox.waiting()]
+    assert [item.why for item in found] == [*(f"old {n}" for n in range(3)), *(f"new {n}" for n in range(again))]
+    assert len({item.key for item in found}) == len(found)
 
 
 def test_an_earlier_users_entries_wait_on_and_are_forgotten_with_the_user(home: Home, tmp_path: Path) -> None:
