@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -33,5 +34,11 @@ def test_an4_goes_in_and_through_every_stage(tmp_path: Path) -> None:
     project.repro()
     summary = project.summary()
     assert sorted(summary["cohorts"]["an4"]["users"]) == users
-    assert summary["overall"]["test_utterances"] > 20
+    # the cohort trains the base as well: of each person as many judge as train the adapter, and the base learned none of them
+    assert summary["overall"]["test_utterances"] == 5 * 4
+    adapters = project.folder / "artifacts" / "adapters"
+    trained = json.loads((adapters / "base" / "adapter.json").read_text(encoding="utf-8"))["train_utterances"]
+    for user in users:
+        record = json.loads((adapters / "an4" / user / "adapter.json").read_text(encoding="utf-8"))
+        assert len(record["held_out_utterances"]) == 4 and not {*record["held_out_utterances"]} & {*trained}
     assert 0.0 <= summary["overall"]["cascade_wer"] < 1.5
