@@ -4,8 +4,8 @@ Same frames, same splits, same batches, one process, one method after the other.
 training. Every in-loop method runs as fast as it can be made: cached frames (unless a figure says raw audio), the
 prompt's keys and values kept, scores at the reply's positions only.
 
-Three seeds for ours, for what is as quick, and for the quickest two in the loop (projector and projector-lora), of whose medians
-the better makes the ratios; the first seed alone for the others in the loop (``Plan.first_seed_only``), last.
+Three seeds for ours, for what is as quick, and for the quickest two in the loop (projector and projector-lora), of whose
+medians the better makes the ratios; the first seed alone for the others in the loop (``Plan.first_seed_only``), last.
 
     make bench AREA=methods                                 about two hours on two cores alone
     EDGEALIGN_METHODS_SEEDS=0 make bench AREA=methods       one seed, about an hour
