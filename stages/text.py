@@ -6,7 +6,6 @@ from stages.cascade import fair_cascade
 from stages.spoken_form import (
     TEXT_VERSION,
     UNKNOWN,
-    a_to_z,
     as_said,
     from_transcriber,
     language_code,
@@ -18,7 +17,6 @@ from stages.spoken_form import (
 __all__ = [
     "TEXT_VERSION",
     "UNKNOWN",
-    "a_to_z",
     "as_said",
     "fair_cascade",
     "from_transcriber",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.runs.base_setup import most_judging
 from pipeline.runs.common import Context, log
 from pipeline.runs.recorded import recorded
 from stages.atomic import sha256_file, write_json
@@ -43,7 +44,7 @@ def _write(context: Context) -> dict[str, Any]:
         rules = settings.pseudo_labels
         names = ("adapter_alone", "whisper_alone", "unknown_word_users")
         content["pseudo_labels"] = {name: getattr(rules, name) for name in names}
-    both = [cohort for cohort in settings.base_cohorts if cohort in settings.personal_cohorts]
+    both = [cohort for cohort in settings.base_cohorts if most_judging(context, cohort) is not None]
     if both:  # what judges their users' adapters trains no base, and these say what that is
         chosen = settings.personalize
         names = ("train_utterances", "min_utterances", "seed")

@@ -206,27 +206,25 @@ def _keys(
     from stages.alignment.adapter import SPELLER
     from stages.alignment.record import read_record
     from stages.models.identity import read_identity
-    from stages.text import a_to_z, language_code
+    from stages.text import language_code
 
     base: Any = read_record(context.project.base_adapter).weights_sha256
     if (context.project.base_adapter / SPELLER).is_dir():
         base = [base, read_record(context.project.base_adapter / SPELLER).weights_sha256]
     llm = str(read_identity(context.project.llm))
     guarding = [[item.cohort, item.user, item.utterance, item.text] for item in guard]
-    english = all(a_to_z(item.text) for item in guard)
     keys = {}
     for name, folder in folders.items():
         record = read_record(folder)
         judged = [
-            [item.utterance, item.text, item.cascade_text, item.audio_sha256, sha256_bytes(item.frames.tobytes())]
+            [
+                *(item.utterance, item.text, language_code(item.language), item.cascade_text),
+                *(item.audio_sha256, sha256_bytes(item.frames.tobytes())),
+            ]
             for item in held_out[name]
         ]
         settings = context.settings.evaluate.model_dump()
-        told = [EVALUATE_VERSION, base, record.weights_sha256, llm, settings, judged, guarding]
-        languages = [language_code(item.language) for item in held_out[name]]
-        if not (english and set(languages) <= {"en"}):  # figures of English alone are what they were without languages
-            told.append(languages)
-        keys[name] = sha256_json(told)
+        keys[name] = sha256_json([EVALUATE_VERSION, base, record.weights_sha256, llm, settings, judged, guarding])
     return keys
 
 

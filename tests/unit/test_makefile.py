@@ -15,7 +15,7 @@ from pipeline.cohorts.store import RETIRED
 ROOT = Path(__file__).resolve().parents[2]
 
 STAYS = [
-    "data/cohorts/home/shard-00000.tar",
+    "data/cohorts/team/shard-00000.tar",
     ".dvc/cache/files/md5/ab/c",
     ".venv/bin/python",
     *(f".edgealign/{name}/mlflow.db" for name in (*TRACKED, "mlflow-replaced-20261129T120000")),
@@ -25,7 +25,7 @@ STAYS = [
     ".edgealign/quarantine/home.csv",
     ".edgealign/added/home",
     ".edgealign/incoming/home.lock",
-    f".edgealign/incoming/home/{RETIRED}/shard-00000.tar",
+    f".edgealign/incoming/team/{RETIRED}/shard-00000.tar",
 ]
 
 GOES = [
@@ -38,8 +38,8 @@ GOES = [
     ".edgealign/check/home.html",
     ".edgealign/examples/1.flac",
     ".edgealign/.figures-x/curve.png",
-    ".edgealign/incoming/home/chunks/0123/00000.tar",
-    ".edgealign/incoming/home/final/shard-00000.tar",
+    ".edgealign/incoming/team/chunks/0123/00000.tar",
+    ".edgealign/incoming/team/final/shard-00000.tar",
 ]
 
 
