@@ -87,9 +87,7 @@ def test_every_command_is_heard_and_answered(service: Served, said: dict[str, Pa
         assert 0 < whole["seconds"]["first_token"] < whole["seconds"]["total"]
 
 
-@pytest.mark.parametrize(
-    "told", [{}, {"sentence_weight": 0, "readings": 16, "tempos": [1.0]}, {"rescore": False, "tempos": [1.0]}]
-)
+@pytest.mark.parametrize("told", [{}, {"sentence_weight": 0, "readings": 16, "tempos": [1.0]}])
 def test_with_the_llms_opinion_every_command_is_heard_as_well(
     trained_device: Path, said: dict[str, Path], tmp_path: Path, told: dict[str, Any]
 ) -> None:
@@ -314,6 +312,18 @@ def test_the_commands_and_the_service_know_an_utterance_by_the_same_name(
     heard = service.call("POST", "/v1/transcriptions", data=path.read_bytes()).json()
     item = hear(Home.open(service.home), tmp_path / "said.flac")
     assert (item.utterance, item.heard) == (heard["utterance"], heard["text"])
+
+
+def test_an_unsure_utterance_is_heard_again_also_where_no_llm_is_asked(trained_device: Path, tmp_path: Path) -> None:
+    from jetson_agent.serve.engine import Engine
+    from jetson_agent.serve.settings import ServeSettings
+
+    home = Home(copy_device(trained_device, tmp_path / "agent"))
+    choosers = [
+        Engine(home, ServeSettings(**told)).in_use.listener.chooser
+        for told in ({}, {"tempos": (0.9,)}, {"rescore": True})
+    ]
+    assert [chooser is not None for chooser in choosers] == [False, True, True]
 
 
 def test_names_are_listened_for_without_a_restart_and_a_broken_list_stops_no_answer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +12,9 @@ from pyarrow import table
 
 from pipeline.cohorts.demo import base_voice, base_voices
 from pipeline.cohorts.speak import Said, plan
-from pipeline.runs import base_setup
+from pipeline.runs import base_setup, evaluate
 from pipeline.runs.base_setup import speaker, split_people
-from pipeline.settings import Base, Personalize
+from pipeline.settings import Base, Evaluate, Personalize
 from stages.errors import InputError
 from stages.examples import LabelledUtterance
 from stages.personalize import UserSplit, split_user
@@ -24,7 +25,7 @@ def item(cohort: str, user: str, number: int = 0, text: str = "go", source: str 
     return LabelledUtterance(name, user, cohort, text, source, np.zeros((1, 1), np.float16), None)
 
 
-def split(
+def context(
     monkeypatch: pytest.MonkeyPatch, items: list[LabelledUtterance], share: float = 0.2, personal: tuple[str, ...] = ()
 ) -> Any:
     """``personal``: cohorts whose users get adapters, four utterances to learn from."""
@@ -42,9 +43,16 @@ def split(
         base_cohorts=cohorts,
         personal_cohorts=list(personal),
         personalize=Personalize(train_utterances=4),
+        evaluate=Evaluate(guard_utterances=60),
     )
     project = SimpleNamespace(features=str, labels=str)
-    return split_people(SimpleNamespace(settings=settings, project=project))  # type: ignore[arg-type]  # all it asks for
+    return SimpleNamespace(settings=settings, project=project)
+
+
+def split(
+    monkeypatch: pytest.MonkeyPatch, items: list[LabelledUtterance], share: float = 0.2, personal: tuple[str, ...] = ()
+) -> Any:
+    return split_people(context(monkeypatch, items, share, personal))
 
 
 def test_a_synthetic_voice_judges_in_all_its_cohorts_or_in_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,3 +122,14 @@ def test_what_the_transcriber_wrote_judges_no_base(monkeypatch: pytest.MonkeyPat
     found = split(monkeypatch, items)
     assert {one.source for one in found.judging} == {"human"} and len(found.judging) == 2
     assert not {f"{one.cohort}/{one.user}" for one in found.training} & found.held_out and len(found.held_out) == 1
+
+
+def test_an_utterance_that_trained_guards_nobody_though_another_has_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = [replace(item(cohort, user), utterance="001") for cohort in ("home", "work") for user in "abcde"]
+    found = context(monkeypatch, items)
+    record = SimpleNamespace(held_out_utterances=["001"])
+    monkeypatch.setattr("stages.alignment.record.read_record", lambda _: record)
+    found.project.base_adapter = "base"
+    trained = {f"{one.cohort}/{one.user}" for one in split_people(found).training}
+    guard = {f"{one.cohort}/{one.user}" for one in evaluate._guard(found)}
+    assert len(guard) == 2 and not guard & trained
