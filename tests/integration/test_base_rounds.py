@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from pipeline.project import Project
 from pipeline.tracking.spool import Spool
@@ -112,6 +113,24 @@ def test_without_untold_utterances_there_is_no_second_round(
     assert "people transcribed every utterance that trains" in caplog.text
     set_params(project, base={"rounds": 1})
     assert trained.run(project)["weights_sha256"] == told["weights_sha256"]
+
+
+def test_what_judges_the_personal_adapters_is_in_no_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second round's labels are joined anew: what the first one kept back must not come in by that door."""
+    from pipeline.runs.base_setup import reserved_of
+    from tests.helpers_adapters import context_of
+
+    project, trained = build(tmp_path / "project", rounds=2, epochs=1), Trained(monkeypatch)
+    params = project.root / "params.yaml"
+    content = yaml.safe_load(params.read_text(encoding="utf-8"))
+    params.write_text(yaml.safe_dump(content | {"personal_cohorts": ["home"]}), encoding="utf-8")
+    set_params(project, personalize={"train_utterances": 5})
+    trained.run(project)
+    first, second = (set(setup.training.utterances) for setup in trained.setups)
+    judging = {name for _, name in reserved_of(context_of(project), "home")}
+    assert {name.partition("-")[0] for name in judging} == set(USERS)
+    assert first and second and first != second
+    assert not judging & (first | second)
 
 
 def test_the_rules_train_a_base_anew_only_where_there_is_a_second_round(tmp_path: Path) -> None:

@@ -12,15 +12,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 
-from jetson_agent.home import Device, Home, language_of
+from jetson_agent.home import Device, Home, held_out_of, language_of
 from jetson_agent.replay import Remembered
 from jetson_agent.update import adapt
 from stages.alignment.adapter import read_record, save
 from stages.errors import InputError
 from stages.schema import INDEX, write_table
 from stages.text import UNKNOWN
+from tests.helpers_adapters import write_cohort
 from tests.helpers_alignment import WORDS, spoken
+from tests.helpers_cohorts import make_project
 from tests.helpers_rollout import LEARN, correct, tell
 
 
@@ -181,3 +184,22 @@ def test_a_device_speaks_the_language_of_its_users_recordings(home: Home, tmp_pa
     write_table(pa.Table.from_pylist(rows, schema=INDEX), folder / "index-00000.parquet")
     found = {user: language_of(tmp_path, "home", user) for user in ("ann", "bob", "new")}
     assert found == {"ann": "ru", "bob": UNKNOWN, "new": "de"}
+
+
+def test_nobody_judges_a_device_by_the_name_of_an_utterance_that_trained(models: Device, tmp_path: Path) -> None:
+    """The base's record tells names without cohorts, and two cohorts may have the same ones."""
+    project = make_project(tmp_path / "project")
+    for place, cohort in enumerate(("home", "work")):
+        write_cohort(project, cohort, {"ann": 0.0}, place)
+    params = project.root / "params.yaml"
+    params.write_text(
+        yaml.safe_dump(yaml.safe_load(params.read_text()) | {"base_cohorts": ["home", "work"]}), encoding="utf-8"
+    )
+    record = json.loads((models.base / "adapter.json").read_text())
+    record |= {"train_utterances": ["ann-000"], "held_out_utterances": ["ann-000", "ann-001"]}
+    project.base_adapter.mkdir(parents=True)
+    (project.base_adapter / "adapter.json").write_text(json.dumps(record))
+    assert [(item.cohort, item.utterance) for item in held_out_of(project.root)] == [
+        ("home", "ann-001"),
+        ("work", "ann-001"),
+    ]
