@@ -57,7 +57,7 @@ PLANS = {
     ),
     "projector": Plan(Schedule(epochs=5, batch_size=8, learning_rate=3e-3), 1200.0, judge_every=32, judge_from=0.5),
     "qformer": Plan(
-        Schedule(epochs=5, batch_size=8, learning_rate=1e-2),
+        Schedule(epochs=5, batch_size=8, learning_rate=1e-3),
         *(1200.0, 64, 0.75),
         first_seed_only=True,
     ),
